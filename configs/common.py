@@ -1,0 +1,119 @@
+"""Every default, once. A config file edits what `base` returns."""
+from ml_collections import config_dict
+
+
+def base() -> config_dict.ConfigDict:
+  """Returns the defaults of a study; see the README for the words."""
+  config = config_dict.ConfigDict()
+  config.name = ''            # Set by the file; names the work folder.
+  config.seed = 0             # Of everything: splits, weights, batches, pools.
+  config.runs = 5             # Paired runs of every arm and classifier.
+  config.metric = 'error'     # A file of metrics/; what the verdict is about.
+  config.baseline = 'real'    # The arm that the others are compared with.
+  config.alpha = 0.05         # Level of the tests, after correction.
+  config.log_every = 50       # Steps between records of a training.
+  config.save_every = 500     # Steps between checkpoints.
+  config.sample_every = 200   # Steps between grids of samples.
+  config.eval_every = 50      # Steps between looks at the validation split.
+
+  config.data = config_dict.ConfigDict()
+  config.data.source = 'fashion_mnist_small'  # A file of datasets/.
+  optional = config_dict.placeholder
+  config.data.path = optional(str)         # folder, npz: where it lies.
+  config.data.name = optional(str)         # tfds: the set's name.
+  config.data.resize = optional(object)    # Pixels, or (height, width).
+  config.data.crop = optional(object)      # Central crop before it, likewise.
+  config.data.per_class = optional(int)    # Low-data subset: images a class,
+  config.data.fraction = optional(float)   # or a share of every class.
+  config.data.classes = optional(object)   # Names or numbers to keep.
+  config.data.imbalance = optional(object)  # Counts, or ('exponential', r).
+  config.data.val_fraction = 0.2           # Of the subset, for selection.
+  config.data.test_fraction = optional(float)  # Where a source has no test.
+  config.data.folds = optional(int)        # k-fold: the number of folds,
+  config.data.fold = optional(int)         # and which of them is the test.
+  config.data.allow_overlap = False        # Accept test images in train.
+  config.data.data_dir = optional(str)     # tfds: where sets are prepared,
+  config.data.cache_dir = optional(str)    # and where decoded ones are kept;
+  for key in ('train_split', 'test_split', 'image_key', 'label_key'):
+    config.data[key] = optional(str)       # its splits and features.
+  for key in ('train_images', 'train_labels', 'test_images', 'test_labels',
+              'val_images', 'val_labels', 'names_key', 'train_index',
+              'test_index'):
+    config.data[key] = optional(str)       # npz: the names of its arrays.
+
+  # NAME -> what an arm calls by name: arguments of augment.standard.
+  config.augmentations = config_dict.ConfigDict()
+
+  config.generators = config_dict.ConfigDict()   # NAME -> generator(...)
+  config.pools = config_dict.ConfigDict()        # NAME -> pool(...)
+  config.classifiers = config_dict.ConfigDict()  # NAME -> classifier(...)
+  config.arms = ()                               # arm(...), in order.
+
+  # Judges whether samples show the class that was asked for. It may learn from
+  # real training images that the low-data subset left out: no arm sees it.
+  config.judge = classifier('cnn', steps=600, optimizer='adam',
+                            learning_rate=1e-3, weight_decay=1e-4)
+  config.judge.augment = ''
+  return config
+
+
+def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
+  """A block of config.generators; `hyper` goes to generators/<model>.build."""
+  return config_dict.ConfigDict(
+      {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
+
+
+def classifier(model: str, *, steps: int, batch_size: int = 64, **hyper):
+  """A block of config.classifiers; `hyper` goes to classifiers/<model>.build
+  and to supervised.make."""
+  return config_dict.ConfigDict(
+      {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
+
+
+def pool(generator: str, *, per_class: int, batch_size: int = 100,
+         selector: str = 'all', **hyper):
+  """A block of config.pools: what a generator draws and a selector keeps."""
+  return config_dict.ConfigDict(
+      {'generator': generator, 'per_class': per_class,
+       'batch_size': batch_size, 'selector': selector, **hyper})
+
+
+def arm(name: str, *, pool: str = '', augment: str = '', **how) -> dict:
+  """One arm: real images, and how those of a pool join them.
+
+  Args:
+    name: what it is called.
+    pool: a name of config.pools, or '' for real images alone.
+    augment: a name of config.augmentations, or ''.
+    **how: one of replace, add, add_per_class, fill, pool_only, as in
+      jaxaug.mixing.compose.
+  """
+  return {'name': name, 'pool': pool, 'augment': augment, **how}
+
+
+def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+  """Shrinks any config to seconds: every stage, few steps, little data."""
+  config.name += '_smoke'
+  config.runs = 2
+  config.log_every, config.save_every = 2, 4
+  config.sample_every, config.eval_every = 4, 3
+  if config.data.source == 'tfds':  # Nothing to download, nothing to prepare.
+    config.data.source, config.data.name = 'fashion_mnist_small', None
+  config.data.fraction = None
+  config.data.per_class = 10
+  blocks = [*config.generators.values(), *config.classifiers.values(),
+            config.judge]
+  for block in blocks:
+    block.steps, block.batch_size = 6, 8
+  for block in config.pools.values():
+    block.per_class, block.batch_size = 20, 20
+  return config
+
+
+def finish(config: config_dict.ConfigDict, arg: str | None):
+  """Applies the part of --config after the colon; ends every get_config."""
+  if arg == 'smoke':
+    return smoke(config)
+  if arg:
+    raise ValueError(f'--config=...:{arg}: unknown variant; expected smoke.')
+  return config

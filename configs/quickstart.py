@@ -1,0 +1,32 @@
+"""Does a cGAN help with 50 images a class? The embedded Fashion-MNIST subset.
+
+python launch.py --config=configs/quickstart.py
+
+2 CPU cores: under 6 minutes.
+"""
+from configs import common
+
+
+def get_config(arg: str | None = None):
+  """Returns the study; `arg` is what stands after the colon."""
+  config = common.base()
+  config.name = 'quickstart'
+  config.data.per_class = 50
+  config.augmentations.standard = dict(flip=0.5, shift=2)
+  config.generators.cgan = common.generator(
+      'cgan', steps=700, batch_size=32, z_dim=64, g_widths=(96, 48, 24),
+      d_widths=(32, 64, 128), d_kernel=4, g_norm='batch',
+      conditioning='projection', spectral_norm=True, dropout=0.0,
+      fresh_fakes=False, g_lr=8e-4, d_lr=8e-4, ema_decay=0.99, mirror=True)
+  config.pools.cgan = common.pool('cgan', per_class=100)
+  config.classifiers.cnn = common.classifier(
+      'cnn', steps=300, batch_size=50, optimizer='adam', learning_rate=1e-3,
+      weight_decay=1e-4)
+  config.arms = (
+      common.arm('real'),
+      common.arm('standard', augment='standard'),
+      common.arm('add_100', pool='cgan', add=1.0),
+      common.arm('standard_add_100', pool='cgan', add=1.0, augment='standard'),
+      common.arm('replace_50', pool='cgan', replace=0.5),
+  )
+  return common.finish(config, arg)

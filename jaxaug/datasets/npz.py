@@ -1,0 +1,127 @@
+"""Arrays in one .npz file, found by their keys."""
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from jaxaug import errors, images, types
+
+
+def load(*, path, train_images='x_train', train_labels='y_train',
+         test_images='x_test', test_labels='y_test', val_images='x_val',
+         val_labels='y_val', names_key='class_names',
+         train_index='train_index', test_index='test_index',
+         resize=None, crop=None) -> types.Dataset:
+  """Reads a data set from an .npz file.
+
+  Args:
+    path: the file.
+    train_images, test_images, val_images: keys of the images: uint8 (or other
+      integers in 0..255) [N, H, W] or [N, H, W, C] with C 1 or 3, or floats in
+      [0, 1] or [0, 255].
+    train_labels, test_labels, val_labels: keys of the labels: integers
+      0..K-1, [N] or [N, 1]. A test or validation part that the file does not
+      hold is left out.
+    names_key: key of the class names; without it they are '0', '1', ...
+    train_index, test_index: keys of each image's place in its source, if it
+      has one; without them 0..N-1.
+    resize, crop: as in `images.fit`.
+
+  Raises:
+    InputError: the file is missing or damaged, lacks a key, or an array is not
+      what it should be.
+  """
+  keys = {'train': (train_images, train_labels, train_index),
+          'validation': (val_images, val_labels, None),
+          'test': (test_images, test_labels, test_index)}
+  file = pathlib.Path(path).expanduser()
+  arrays = _read(file, [k for ks in keys.values() for k in ks] + [names_key])
+  present = {split: ks for split, ks in keys.items()
+             if split == 'train' or ks[0] in arrays or ks[1] in arrays}
+  for split, pair in present.items():
+    for key in pair[:2]:
+      if key not in arrays:
+        raise errors.InputError(
+            f'config.data.path: {file} has no array {key!r} ({split}); it '
+            f'holds {", ".join(arrays) or "nothing"}.'
+            f'{errors.nearest(key, arrays)}')
+  pixels = {split: _pixels(arrays[ks[0]], f'{file}: {ks[0]}')
+            for split, ks in present.items()}
+  splits = {}
+  for split, (image_key, label_key, index_key) in present.items():
+    labels = _labels(arrays[label_key], f'{file}: {label_key}')
+    index = arrays.get(index_key, np.arange(len(labels)))
+    for key, array in ((label_key, labels), (index_key, index)):
+      if len(array) != len(pixels[split]):
+        raise errors.InputError(
+            f'{file}: {key} has {len(array)} rows, but {image_key} has '
+            f'{len(pixels[split])}.')
+    splits[split] = types.Split(
+        images.fit_all(pixels[split], resize, crop, str(file)), labels,
+        index.astype(np.int64))
+  return types.Dataset(file.stem, _names(arrays.get(names_key), splits, file),
+                       **splits)
+
+
+def _read(file: pathlib.Path, wanted) -> dict:
+  """Returns the wanted arrays of the file; None for those not wanted."""
+  try:
+    with np.load(file) as content:
+      return {key: content[key] if key in wanted else None
+              for key in content.files}
+  except FileNotFoundError:
+    wrong = 'there is no such file'
+  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
+    wrong = 'not an .npz file'
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    wrong = f'damaged or not an .npz file of plain arrays ({e})'
+  raise errors.InputError(f'config.data.path: {file}: {wrong}.')
+
+
+def _pixels(array: np.ndarray, where: str) -> np.ndarray:
+  """Checks images and returns uint8 [N, H, W, C]."""
+  if array.ndim == 3:
+    array = array[..., None]
+  if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
+    raise errors.InputError(
+        f'{where}: shape {list(array.shape)}; expected [N, H, W] or '
+        '[N, H, W, C] with C 1 or 3, and at least one image.')
+  if array.dtype == np.uint8:
+    return array
+  if array.dtype.kind not in 'uif':
+    raise errors.InputError(
+        f'{where}: {array.dtype}; expected uint8, or floats in [0, 1].')
+  low, high = array.min(), array.max()  # Either is NaN if a pixel is.
+  if not (low >= 0 and high <= 255):
+    found = ('NaN' if np.isnan(low) else f'values from {low} to {high}')
+    raise errors.InputError(
+        f'{where}: {found}; expected uint8, or floats in [0, 1] or [0, 255].')
+  scale = 255 if array.dtype.kind == 'f' and high <= 1 else 1
+  return np.rint(array * scale).astype(np.uint8)
+
+
+def _labels(array: np.ndarray, where: str) -> np.ndarray:
+  """Checks labels and returns int32 [N]."""
+  if array.ndim == 2 and array.shape[1] == 1:
+    array = array[:, 0]
+  if array.ndim != 1 or array.dtype.kind not in 'ui':
+    raise errors.InputError(
+        f'{where}: {array.dtype} {list(array.shape)}; expected whole numbers '
+        '[N] or [N, 1].')
+  return array.astype(np.int32)
+
+
+def _names(names, splits, file) -> tuple[str, ...]:
+  """Returns the class names and checks that every label has one."""
+  if names is None:
+    names = range(int(splits['train'].labels.max()) + 1)
+  else:
+    names = [n.decode() if isinstance(n, bytes) else n for n in names.tolist()]
+  for split, part in splits.items():
+    low, high = int(part.labels.min()), int(part.labels.max())
+    if low < 0 or high >= len(names):
+      raise errors.InputError(
+          f'{file}: {split} labels go from {low} to {high}, but with '
+          f'{len(names)} classes they must be in 0..{len(names) - 1}.')
+  return tuple(str(n) for n in names)

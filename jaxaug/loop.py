@@ -1,0 +1,108 @@
+"""The one loop: step, log, evaluate, checkpoint, resume."""
+import math
+import pathlib
+import typing
+
+import jax
+
+from jaxaug import checkpoint, errors, logs, signals
+
+
+class Hook(typing.NamedTuple):
+  """What happens every so many steps, and after the last one.
+
+  run(step, state, memory, writer) -> memory. `memory` is a pytree of arrays
+  that is checkpointed beside the state, such as the best weights so far.
+  """
+  every: int
+  run: typing.Callable
+
+
+def due(step: int, every: int, total: int) -> bool:
+  """Whether something done every `every` steps is done after `step` of them.
+
+  Steps are counted one way: `step` have been done, 1..total.
+  """
+  return step == total or (every > 0 and step % every == 0)
+
+
+def _check(pending, step: int, folder) -> list[dict[str, float]]:
+  """Returns the pending logs as numbers, or names the first bad step."""
+  values = [{name: float(value) for name, value in record.items()}
+            for record in jax.device_get(pending)]
+  first = step - len(values) + 1
+  for i, record in enumerate(values):
+    for name, value in record.items():
+      if not math.isfinite(value):
+        raise errors.InputError(
+            f'step {first + i}: {name} is {value}; stopped. Expected a '
+            'finite number: lower the learning rate. The last good '
+            f'checkpoint stays in {folder / "checkpoints"}.')
+  return values
+
+
+def run(step, batches, state, memory, *, steps: int, folder, title: str,
+        log_every: int = 50, save_every: int = 1000,
+        hooks: tuple[Hook, ...] = ()):
+  """Runs `state, logs = step(state, batches(i))` for i in 0..steps - 1.
+
+  Resumes from the newest checkpoint in `folder` to the same bits. A signal
+  stops after the current step, with everything saved.
+
+  Args:
+    step: jitted, donates its state; `logs` are scalars.
+    batches: a pure function of the step.
+    state, memory: pytrees of arrays, as they are at step 0.
+    steps: the total, earlier launches included.
+    folder: where metrics.jsonl, tensorboard/ and checkpoints/ stand.
+    title: names the run on the terminal.
+    log_every: steps between records; each is the mean since the last.
+    save_every: steps between checkpoints.
+    hooks: see Hook.
+
+  Returns:
+    (state, memory) after the last step.
+
+  Raises:
+    InputError: a log that is not finite; names the step.
+    signals.Interrupted: the user asked to stop.
+  """
+  folder = pathlib.Path(folder)
+  keep = checkpoint.open(folder / 'checkpoints')
+  start, pending = 0, []
+  if found := keep.restore({'state': state, 'memory': memory}):
+    start, tree, extra = found
+    pending = extra['pending']
+    state, memory = tree['state'], tree['memory']
+    logs.say(f'{title}: continues after step {start} of {steps}')
+  logs.truncate(folder, start)
+  writer = logs.writer(folder)
+  try:
+    with logs.progress(title, steps, start) as show, signals.polite():
+      for i in range(start, steps):
+        state, out = step(state, batches(i))
+        pending.append(out)
+        done = i + 1
+        stop = signals.asked()
+        save = stop or (done < steps and due(done, save_every, steps))
+        if save or due(done, log_every, steps):
+          pending = _check(pending, done, folder)
+        if due(done, log_every, steps):
+          means = {name: sum(record[name] for record in pending) / len(pending)
+                   for name in out}
+          writer.scalars(done, means)
+          show(done, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
+          pending = []
+        for hook in hooks:
+          if due(done, hook.every, steps):
+            memory = hook.run(done, state, memory, writer)
+        if save:
+          keep.save(done, {'state': state, 'memory': memory},
+                    {'pending': list(pending)})
+        if stop:
+          keep.wait()
+          raise signals.Interrupted(stop)
+  finally:
+    writer.close()
+    keep.close()
+  return state, memory

@@ -1,0 +1,82 @@
+"""Stage 4: the averaged generator draws a labelled synthetic set."""
+import time
+
+import jax
+import numpy as np
+
+from jaxaug import artefacts, errors, images, logs, registry, splits, types
+
+# A selector that keeps fewer than one image in this many has failed.
+MOST_DRAWS = 20
+
+
+def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec, variables,
+        model: types.GenerativeModel, generator: str, generator_key: str,
+        data: splits.Splits, per_class: int, batch_size: int, seed: int,
+        selector: str, selector_args: dict) -> dict:
+  """Draws until every class has `per_class` selected images.
+
+  Labels are mixed in every batch, and every batch is full: batch norm that
+  looks at the batch must see what it saw in training.
+  """
+  begun = time.monotonic()
+  where = f'config.pools.{name}'
+  select = registry.build('selectors', selector, selector_args,
+                          f'{where}.selector', data.train)
+  key = jax.random.key(seed)
+  sample = jax.jit(model.sample)
+  rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+  wanted = np.full(spec.num_classes, per_class)
+  found, draws = [], 0
+  while wanted.any():
+    if draws * batch_size > MOST_DRAWS * per_class * spec.num_classes + (
+        MOST_DRAWS * batch_size):
+      raise errors.InputError(
+          f'{where}.selector: {selector!r} keeps too few images: '
+          f'{wanted.sum()} are missing after {draws * batch_size}.')
+    # Classes that are still wanted, in equal shares.
+    ask = rng.permutation(np.resize(np.flatnonzero(wanted), batch_size))
+    ask = ask.astype(np.int32)
+    drawn = images.to_uint8(
+        sample(variables, jax.random.fold_in(key, draws), ask))
+    keep = select(drawn, ask)
+    for k in np.flatnonzero(wanted):
+      rows = np.flatnonzero(keep & (ask == k))[:wanted[k]]
+      found += [(k, draws, row, drawn[row]) for row in rows]
+      wanted[k] -= len(rows)
+    draws += 1
+  found.sort(key=lambda x: x[:3])
+  pool = types.Split(np.stack([x[3] for x in found]),
+                     np.array([x[0] for x in found], np.int32),
+                     np.arange(len(found)))
+  artefacts.begin(folder.partial)
+  artefacts.save_npz(folder.partial / 'pool.npz', images=pool.images,
+                     labels=pool.labels,
+                     batch=np.array([x[1] for x in found], np.int32),
+                     row=np.array([x[2] for x in found], np.int32))
+  manifest = {
+      'generator': generator, 'generator_key': generator_key, 'seed': seed,
+      'class_names': list(data.class_names), 'per_class': per_class,
+      'batch_size': batch_size, 'selector': selector,
+      'drawn': draws * batch_size, 'digest': images.digest(pool.images, pool.labels),
+      'train_digest': data.report['digests']['train'],
+      'copies_of_train': _copies(pool, data.train),
+      'copies_of_test': _copies(pool, data.test),
+      'seconds': time.monotonic() - begun}
+  artefacts.finish(folder.partial, folder.final, manifest)
+  logs.say(f'pool {name}: {len(found)} images kept of {draws * batch_size} '
+           f'drawn')
+  return manifest
+
+
+def _copies(pool, real) -> int:
+  """How many pool images equal a real one in every pixel."""
+  return int(np.isin(images.row_hashes(pool.images),
+                     images.row_hashes(np.asarray(real.images))).sum())
+
+
+def read(folder: artefacts.Folder) -> types.Split:
+  """Returns the pool that `run` wrote."""
+  arrays = artefacts.load_npz(folder.final / 'pool.npz')
+  return types.Split(arrays['images'], arrays['labels'],
+                     np.arange(len(arrays['labels'])))

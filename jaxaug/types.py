@@ -1,0 +1,78 @@
+"""The nouns that travel between the layers: NamedTuples only."""
+import typing
+
+import jax
+import numpy as np
+import optax
+
+
+class ImageSpec(typing.NamedTuple):
+  """What a network must know of the images; nobody writes 10 or 32 elsewhere."""
+  height: int
+  width: int
+  channels: int
+  num_classes: int
+
+
+class Split(typing.NamedTuple):
+  """Labelled images on the host.
+
+  images: uint8 [N, H, W, C], C is 1 or 3.
+  labels: int32 [N].
+  index: int64 [N], where each image stands in its source's split; pixels may
+    repeat, an index never does.
+  """
+  images: np.ndarray
+  labels: np.ndarray
+  index: np.ndarray
+
+
+class Dataset(typing.NamedTuple):
+  """What a source gives; splits that the source does not have are None."""
+  name: str
+  class_names: tuple[str, ...]
+  train: Split
+  validation: Split | None = None
+  test: Split | None = None
+
+
+class Net(typing.NamedTuple):
+  """One trainable network: its weights, statistics and optimizer memory."""
+  params: typing.Any
+  stats: typing.Any      # Batch norm means, spectral norm vectors; {} for none.
+  opt: optax.OptState
+
+
+class GanState(typing.NamedTuple):
+  """All that a two-player run must remember."""
+  step: jax.Array        # int32 [], counts generator updates.
+  g: Net
+  d: Net
+  ema: typing.Any        # {'params', 'batch_stats'} of the averaged generator.
+
+
+class ClassifierState(typing.NamedTuple):
+  """All that a classifier run must remember."""
+  step: jax.Array        # int32 [].
+  net: Net
+
+
+class GenerativeModel(typing.NamedTuple):
+  """What makes a pool: three pure, jittable functions.
+
+  init(key) -> state: a pytree without functions or keys.
+  step(state, batch, key) -> (state, logs): one update. `batch` holds 'image'
+    uint8 [d_steps, B, H, W, C] and 'label' int32 [d_steps, B]; `logs` are
+    scalars. `key` is the run's key: randomness is fold_in(key, step).
+  variables(state) -> the part of a state that sampling needs, averaged.
+  sample(variables, key, labels, given=None) -> float32 [B, H, W, C] in
+    [-1, 1]; `given` carries real images for models that start from one.
+  parameters(state) -> {network: number of its trainable parameters}.
+  d_steps: how many batches one `step` eats.
+  """
+  init: typing.Callable
+  step: typing.Callable
+  variables: typing.Callable
+  sample: typing.Callable
+  parameters: typing.Callable
+  d_steps: int = 1

@@ -1,0 +1,232 @@
+"""Launches a study: python launch.py --config=configs/quickstart.py."""
+import argparse
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import sys
+
+STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
+
+
+def _parse(argv):
+  """Returns the flags and the overrides (`--config.a.b=3`), apart."""
+  parser = argparse.ArgumentParser(
+      prog='launch.py', description='Does generated data help my classifier?',
+      epilog='Any key of the config: --config.data.per_class=20, '
+      '--config.arms[1].replace=0.3, --config.generators.cgan.steps=2000. '
+      'The keys and their defaults are in configs/common.py.',
+      allow_abbrev=False)
+  parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]',
+                      help='a file of configs/; ":smoke" shrinks it to seconds')
+  parser.add_argument('--workdir', metavar='DIR',
+                      help='default: runs/ and the name of the config')
+  parser.add_argument('--stage', default='all', choices=('all', *STAGES),
+                      help='stop after this stage; those before it that are '
+                      'not done come first')
+  parser.add_argument('--dry_run', action='store_true',
+                      help='print what would be done, and what is done already')
+  overrides = [a for a in argv if a.startswith('--config.')]
+  flags = parser.parse_args([a for a in argv if a not in overrides])
+  return flags, overrides
+
+
+def _load(spec: str):
+  """Returns what `get_config` of FILE[:VARIANT] returns."""
+  from jaxaug import errors
+  path, _, variant = spec.partition(':')
+  if not os.path.isfile(path):
+    known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py')
+                   if p.stem not in ('common', '__init__'))
+    raise errors.InputError(
+        f'--config: there is no file {path!r}; expected one such as '
+        f'{", ".join(known) or "configs/quickstart.py"}.'
+        f'{errors.nearest(path, known)}')
+  root = str(pathlib.Path(__file__).parent)
+  if root not in sys.path:
+    sys.path.insert(0, root)  # Configs import configs.common.
+  module = importlib.util.module_from_spec(
+      importlib.util.spec_from_file_location('study_config', path))
+  module.__spec__.loader.exec_module(module)
+  try:
+    return module.get_config(variant or None)
+  except ValueError as e:
+    raise errors.InputError(str(e)) from e
+
+
+def _overridden_models(overrides) -> dict:
+  found = {}
+  for override in overrides:
+    if m := re.fullmatch(r'--config\.(\w+\.\w+|judge)\.model=(.+)', override):
+      found[m[1]] = m[2]
+  return found
+
+
+def _complete(config, overrides):
+  """Gives every block its model's arguments, with the model's defaults.
+
+  So that each can be named in an override; a block whose model is overridden
+  drops what its new model does not take.
+  """
+  import inspect
+  from jaxaug import registry, supervised
+  models = _overridden_models(overrides)
+  blocks = [('generators', f'generators.{n}', b)
+            for n, b in config.generators.items()]
+  blocks += [('classifiers', f'classifiers.{n}', b)
+             for n, b in config.classifiers.items()]
+  blocks.append(('classifiers', 'judge', config.judge))
+  for kind, path, block in blocks:
+    model = models.get(path, block.model)
+    where = f'config.{path}'
+    build = registry.find(kind, model, f'{where}.model').build
+    takes = registry.arguments(build)
+    if kind == 'classifiers':
+      takes = takes | registry.arguments(supervised.make)
+    own = {'model', 'steps', 'batch_size', 'augment'}
+    for key in set(block.keys()) - set(takes) - own:
+      if path not in models:
+        registry.check(build, {key: None}, where, also=takes)
+      del block[key]
+    for key, default in takes.items():
+      if key not in block and default is not inspect.Parameter.empty:
+        block[key] = default
+  return config
+
+
+def _children(node):
+  if hasattr(node, 'keys'):
+    return [str(k) for k in node.keys()]
+  return [f'[{i}]' for i in range(len(node))] if isinstance(
+      node, (tuple, list)) else []
+
+
+def _check_path(config, override: str):
+  """Raises InputError unless `--config.a.b[0].c=value` names a key."""
+  from jaxaug import errors
+  path, equals, _ = override.removeprefix('--').partition('=')
+  if not equals:
+    raise errors.InputError(f'{override}: expected {override}=VALUE.')
+  node, walked = config, 'config'
+  for part in re.findall(r'\[\d+\]|[^.\[\]]+', path)[1:]:
+    known = _children(node)
+    if part not in known:
+      raise errors.InputError(
+          f'{path}: there is no key {part!r} in {walked}; expected one of '
+          f'{", ".join(known) or "none: it is a value"}.'
+          f'{errors.nearest(part, known)}')
+    index = int(part[1:-1]) if part[0] == '[' else part
+    node = node[index]
+    walked += part if part[0] == '[' else f'.{part}'
+
+
+def _override(config, overrides):
+  """Applies `--config.key=value` by ml_collections' own parsers."""
+  from absl import flags
+  from jaxaug import errors
+  from ml_collections import config_flags
+  for override in overrides:
+    _check_path(config, override)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict('config', config, lock_config=True,
+                                    flag_values=values)
+    try:
+      values(['launch.py', override])
+    except (flags.Error, TypeError, ValueError, SyntaxError) as e:
+      key, _, value = override.removeprefix('--').partition('=')
+      reason = str(e).split(': ')[-1].strip().replace('\n', ' ')
+      raise errors.InputError(
+          f'{key}: {value!r} is of the wrong type ({reason}); expected one '
+          'like the default in configs/common.py or its file.') from e
+  return config
+
+
+def _plain(value):
+  """ConfigDict, tuples and placeholders -> what JSON has."""
+  if hasattr(value, 'to_dict'):
+    value = value.to_dict()
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, (tuple, list)):
+    return [_plain(v) for v in value]
+  return value
+
+
+def _banner(flags):
+  import jax
+  from jaxaug import artefacts
+  stamp = artefacts.stamp()
+  versions = '  '.join(f'{k} {v}' for k, v in stamp['versions'].items())
+  devices = jax.devices()
+  print(f'jaxaug  commit {stamp["commit"] or "none"}  config {flags.config}\n'
+        f'{versions}\n{len(devices)} x {devices[0].device_kind} '
+        f'({devices[0].platform})', flush=True)
+
+
+def _dry_run(config, workdir):
+  import rich.console
+  import rich.table
+  from jaxaug import artefacts, study
+  planned, scratch = study.plan(config, pathlib.Path(workdir))
+  with scratch:
+    table = rich.table.Table('stage', 'unit', 'steps', 'state',
+                             title=f'{config["name"]} in {workdir}')
+    done = str(planned.data.final).startswith(str(workdir))
+    table.add_row('data', config['data']['source'], '',
+                  'done' if done else 'to do')
+    groups = {}
+    for unit in planned.units:
+      name, dot, run = unit.name.rpartition('.')
+      key = unit.stage, name if dot else unit.name, unit.steps
+      groups.setdefault(key, []).append(artefacts.is_done(unit.folder.final))
+    for (stage, name, steps), states in groups.items():
+      count = f' x {len(states)} runs' if len(states) > 1 else ''
+      state = 'done' if all(states) else (
+          f'{sum(states)} of {len(states)} done' if any(states) else 'to do')
+      table.add_row(stage, name + count, str(steps or ''), state)
+    for stage, file in (('evaluate', 'results.json'), ('report', 'report.html')):
+      there = (pathlib.Path(workdir) / file).exists()
+      table.add_row(stage, file, '', 'done' if there and all(
+          all(s) for s in groups.values()) else 'to do')
+    rich.console.Console().print(table)
+
+
+def main(argv) -> int:
+  """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop."""
+  flags, overrides = _parse(argv)
+  from jaxaug import errors, signals
+  command = shlex.join(['python', 'launch.py', *argv])
+  try:
+    config = _load(flags.config)
+    config = _override(_complete(config, overrides), overrides)
+    config = _plain(config)
+    workdir = flags.workdir or os.path.join('runs', config['name'])
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    from jaxaug import mesh
+    mesh.initialize()
+    if flags.dry_run:
+      _dry_run(config, workdir)
+      return 0
+    _banner(flags)
+    from jaxaug import study
+    results = study.run(config, workdir, stage=flags.stage, command=command)
+    if results and flags.stage in ('all', 'report', 'evaluate'):
+      import rich.console
+      from jaxaug.stages import report
+      rich.console.Console().print(report.verdict_table(results))
+      if flags.stage != 'evaluate':
+        print(f'report: {os.path.join(workdir, "report.html")}')
+    return 0
+  except errors.InputError as e:
+    print(f'launch.py: {e}', file=sys.stderr)
+    return 2
+  except (signals.Interrupted, KeyboardInterrupt) as e:
+    signum = getattr(e, 'signum', 2)
+    print(f'\nstopped by signal {signum}; this continues:\n{command}',
+          file=sys.stderr)
+    return 128 + signum
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
