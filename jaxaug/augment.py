@@ -251,10 +251,7 @@ def standard(
   cutout = _pixels('cutout', cutout, where)
   fill = _within('fill', fill, -1, 1, where)
   cutout_fill = _within('cutout_fill', cutout_fill, -1, 1, where)
-  if padding not in PADDINGS:
-    raise errors.InputError(
-        f'{where}.padding: there is no padding {padding!r}; expected one of '
-        f'{", ".join(PADDINGS)}.{errors.nearest(padding, PADDINGS)}')
+  errors.one_of(f'{where}.padding', padding, PADDINGS)
   wanted = {'flip': True, 'shift': any(shift), 'cutout': all(cutout)} | {
       name: pair != (_RANGES[name][0],) * 2 for name, pair in ranges.items()}
   active = {name for name in wanted if wanted[name] and shares[name]}
@@ -350,10 +347,7 @@ def diff_augment(policy='color,translation,cutout', *,
   names = [str(name).strip() for name in names]
   ops = []
   for name in filter(None, names):
-    if name not in known:
-      raise errors.InputError(
-          f'{where}: there is no augmentation {name!r}; expected some of '
-          f'{", ".join(known)}.{errors.nearest(name, known)}')
+    errors.one_of(where, name, known)
     ops += known[name]
 
   def apply(key, images):

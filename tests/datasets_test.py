@@ -298,6 +298,8 @@ def with_nan(*shape):
     ({'y_train': np.eye(6, dtype=int)}, r'y_train: int64 \[6, 6\]'),
     ({'y_train': np.arange(6) - 1}, r'train labels go from -1 to 4'),
     ({'y_test': np.arange(3) + 1}, r'test labels go from 1 to 3.*0\.\.2'),
+    ({'y_train': np.array([0, 1, 2, 0, 1, 2_000_000_000])},
+     r'0 to 2000000000, but with 6 classes'),
     ({'class_names': np.array(['a', 'b'])}, r'0 to 2, but with 2 classes'),
     ({'train_index': np.arange(5)}, 'train_index has 5 rows'),
     ({'y_train': np.array([None] * 6)}, 'plain arrays'),

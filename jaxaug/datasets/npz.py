@@ -115,7 +115,9 @@ def _labels(array: np.ndarray, where: str) -> np.ndarray:
 def _names(names, splits, file) -> tuple[str, ...]:
   """Returns the class names and checks that every label has one."""
   if names is None:
-    names = range(int(splits['train'].labels.max()) + 1)
+    # No more classes than images: garbage labels would make billions.
+    train = splits['train'].labels
+    names = range(min(int(train.max()) + 1, len(train)))
   else:
     names = [n.decode() if isinstance(n, bytes) else n for n in names.tolist()]
   for split, part in splits.items():

@@ -1,6 +1,7 @@
 """Any TFDS image classification set, decoded once to cached uint8 arrays."""
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -129,15 +130,14 @@ def _quiet():
 def _builder(name: str, data_dir, **options):
   """Makes the TFDS builder of a set, prepared or not."""
   try:
-    import tensorflow_datasets as tfds
-  except ImportError:
-    raise errors.InputError(
-        'config.data.source: tfds needs the package tensorflow-datasets, which '
-        'is not installed.') from None
-  try:
     with _quiet():
+      import tensorflow_datasets as tfds
       return tfds.builder(name, data_dir=str(data_dir), try_gcs=False,
                           **options)
+  except ModuleNotFoundError as e:
+    raise errors.InputError(
+        f'config.data.source: tfds needs the package {e.name or e}, which is '
+        'not installed.') from None
   except tfds.core.DatasetNotFoundError as e:
     known = re.findall(r'- (\w+)', str(e))
     raise errors.InputError(
@@ -157,7 +157,9 @@ def _decode(asked: dict) -> tuple[dict, dict]:
   """Reads a prepared set: (what _read_cache needs to know, arrays)."""
   name, keys = asked['name'], (asked['image'], asked['label'])
   builder = _builder(name, asked['data_dir'])
-  if not builder.is_prepared():
+  with _quiet():
+    prepared = builder.is_prepared()
+  if not prepared:
     offline = (' (or, without a network, with --fashion_mnist_files=DIR)'
                if builder.name == 'fashion_mnist' else '')
     raise errors.InputError(
@@ -174,12 +176,14 @@ def _decode(asked: dict) -> tuple[dict, dict]:
   for split, expression in splits.items():
     arrays |= _decode_split(builder, split, expression, keys, asked)
   label = builder.info.features[asked['label']]
-  names = (getattr(label, 'names', None)
-           or [str(c) for c in range(int(arrays['train_labels'].max()) + 1)])
-  prepared = pathlib.Path(builder.data_path)
+  names = getattr(label, 'names', None)
+  if not names:
+    # No more classes than images: numbers that are no labels would make many.
+    train = arrays['train_labels']
+    names = [str(c) for c in range(min(int(train.max()) + 1, len(train)))]
   return {'full_name': builder.info.full_name, 'class_names': list(names),
-          'splits': list(splits), 'prepared': str(prepared),
-          'fingerprint': _fingerprint(prepared)}, arrays
+          'splits': list(splits), 'prepared': str(builder.data_path),
+          'fingerprint': _fingerprint(pathlib.Path(builder.data_path))}, arrays
 
 
 def _decode_split(builder, split, expression, keys, asked) -> dict:
@@ -260,6 +264,10 @@ def prepare(name: str, data_dir='', fashion_mnist_files='') -> pathlib.Path:
     if fashion_mnist_files:
       restore_fashion_mnist(fashion_mnist_files, manual)
       options['manual_dir'] = manual
+    if importlib.util.find_spec('tensorflow') is None:
+      raise errors.InputError(
+          f'{name}: preparing a TFDS set needs the package tensorflow, which '
+          'is not installed.')
     try:
       builder.download_and_prepare(
           download_config=tfds.download.DownloadConfig(**options))
