@@ -74,6 +74,9 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
   if d_steps < 1:
     raise errors.InputError(f'd_steps: {d_steps}; expected at least 1.')
   errors.one_of('statistics', statistics, ('running', 'batch'))
+  if not -1 <= diff_augment_fill <= 1:
+    raise errors.InputError(
+        f'diff_augment_fill: {diff_augment_fill}; expected -1 to 1.')
   augment = jaxaug.augment.diff_augment(
       diff_augment, fill=diff_augment_fill, where='diff_augment')
   g_tx, d_tx = optax.adam(g_lr, b1, b2), optax.adam(d_lr, b1, b2)
