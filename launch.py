@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import sys
+import traceback
 
 STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
 
@@ -46,13 +47,34 @@ def _load(spec: str):
   root = str(pathlib.Path(__file__).parent)
   if root not in sys.path:
     sys.path.insert(0, root)  # Configs import configs.common.
-  module = importlib.util.module_from_spec(
-      importlib.util.spec_from_file_location('study_config', path))
-  module.__spec__.loader.exec_module(module)
   try:
-    return module.get_config(variant or None)
-  except ValueError as e:
-    raise errors.InputError(str(e)) from e
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_file_location('study_config', path))
+    module.__spec__.loader.exec_module(module)
+    config = module.get_config(variant or None)
+  except (ArithmeticError, AttributeError, ImportError, LookupError, NameError,
+          SyntaxError, TypeError, ValueError) as e:
+    lines = [f', line {frame.lineno}' for frame in traceback.extract_tb(
+        e.__traceback__) if frame.filename == path]
+    raise errors.InputError(
+        f'{path}{lines[-1] if lines else ""}: '
+        f'{" ".join(str(e).split())[:300]}') from e
+  return _known(config, path)
+
+
+def _known(config, path: str):
+  """Returns the config; InputError for a key that configs/common.py has not."""
+  from configs import common
+  from jaxaug import errors
+  base = common.base()
+  for where, keys, known in (('config', config, base),
+                             ('config.data', config.data, base.data)):
+    for key in keys:
+      if key not in known:
+        raise errors.InputError(
+            f'{path}: there is no key {where}.{key}; expected one of '
+            f'{", ".join(known)}.{errors.nearest(key, known)}')
+  return config
 
 
 def _overridden_models(overrides) -> dict:
@@ -128,11 +150,11 @@ def _override(config, overrides):
   from ml_collections import config_flags
   for override in overrides:
     _check_path(config, override)
-    values = flags.FlagValues()
+    values, argv = flags.FlagValues(), ['launch.py', override]
     config_flags.DEFINE_config_dict('config', config, lock_config=True,
-                                    flag_values=values)
+                                    flag_values=values, sys_argv=argv)
     try:
-      values(['launch.py', override])
+      values(argv)
     except (flags.Error, TypeError, ValueError, SyntaxError) as e:
       key, _, value = override.removeprefix('--').partition('=')
       reason = str(e).split(': ')[-1].strip().replace('\n', ' ')
@@ -197,19 +219,21 @@ def main(argv) -> int:
   flags, overrides = _parse(argv)
   from jaxaug import errors, signals
   command = shlex.join(['python', 'launch.py', *argv])
+  signals.install()
   try:
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    with signals.polite():  # Imports that are cut short fail in odd ways.
+      from jaxaug import mesh, study
+    signals.check()
     config = _load(flags.config)
     config = _override(_complete(config, overrides), overrides)
     config = _plain(config)
     workdir = flags.workdir or os.path.join('runs', config['name'])
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    from jaxaug import mesh
     mesh.initialize()
     if flags.dry_run:
       _dry_run(config, workdir)
       return 0
     _banner(flags)
-    from jaxaug import study
     results = study.run(config, workdir, stage=flags.stage, command=command)
     if results and flags.stage in ('all', 'report', 'evaluate'):
       import rich.console

@@ -143,6 +143,15 @@ def load_npz(path) -> dict[str, np.ndarray]:
         'command makes it again.') from e
 
 
+def copy(source, path):
+  """Copies a file atomically, unless `path` holds the same bytes."""
+  new = pathlib.Path(source).read_bytes()
+  path = pathlib.Path(path)
+  if not path.exists() or path.read_bytes() != new:
+    with replacing(path) as f:
+      f.write(new)
+
+
 def remove(folder):
   """Deletes a folder that may not be there."""
   with writing(folder):

@@ -1,9 +1,9 @@
 """Layers of the networks; the convolution is one that is fast on CPU.
 
-XLA's CPU backend computes a convolution well and its gradients badly: the
-gradient by the kernel, any convolution of a dilated input, and every backward
-convolution inside `scan`, `cond` or `map`. Here both gradients are written as
-what it does well: plain convolutions and matrix products.
+XLA's CPU backend is fast at a plain convolution and slow around it: at the
+gradients of transposed convolutions, of narrow and of 1x1 ones, and at every
+backward convolution inside `scan`, `cond` or `map` (`benchmarks/conv.py`). Here
+both gradients are plain convolutions and matrix products.
 """
 import functools
 import math
@@ -47,6 +47,7 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
           and preferred_element_type in (None, lhs.dtype)
           and not any(v is not None for v in more.values())
           and 0 not in lhs.shape + rhs.shape
+          and (not isinstance(padding, str) or set(lhs_dilation or (1,)) == {1})
           and _is_nhwc(lhs, rhs, dimension_numbers))
   if not fast:
     return lax.conv_general_dilated(
@@ -55,12 +56,11 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
         preferred_element_type, **more)
   dilation = tuple(lhs_dilation or (1, 1))
   if isinstance(padding, str):
-    size = [(n - 1) * d + 1 for n, d in zip(lhs.shape[1:3], dilation,
-                                            strict=True)]
-    padding = lax.padtype_to_pads(size, rhs.shape[:2], window_strides, padding)
+    padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2],
+                                  window_strides, padding)
   window = _Window(tuple(window_strides), tuple(map(tuple, padding)), dilation,
                    precision)
-  # Half precision has no fast CPU kernels, and sums are better in float32.
+  # Half precision is summed in float32.
   wide = jnp.promote_types(lhs.dtype, jnp.float32)
   return _conv(window, lhs.astype(wide), rhs.astype(wide)).astype(lhs.dtype)
 
@@ -74,10 +74,12 @@ def _is_nhwc(lhs, rhs, numbers):
 def _conv(window, x, kernel):
   """x [B, H, W, I] and kernel [h, w, I, O] -> [B, H', W', O]."""
   stride, padding, dilation, precision = window
-  if kernel.shape[:2] == stride == dilation == (1, 1) == tuple(
-      map(sum, padding)) and padding == ((0, 0), (0, 0)):
+  if (kernel.shape[:2] == stride == dilation == (1, 1)
+      and padding == ((0, 0), (0, 0))):
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision)
-  if stride == (1, 1) != dilation:
+  (h, w, _, out), (dh, dw) = kernel.shape, dilation
+  padded = -(-h // dh) * dh * -(-w // dw) * dw
+  if stride == (1, 1) != dilation and out >= 4 and padded <= 1.5 * h * w:
     return _by_phases(window, x, kernel)
   return lax.conv_general_dilated(x, kernel, stride, padding, dilation,
                                   dimension_numbers=_NHWC, precision=precision)
@@ -191,56 +193,100 @@ def _by_phases(window, x, kernel):
 
 def _correlate(stride, low, size, precision, x, dy):
   """kernel[i, j] = sum of x[row * stride + i - low] dy[row], as a product."""
-  (_, oh, ow, out), (sh, sw) = dy.shape, stride
-  th, tw = -(-size[0] // sh), -(-size[1] // sw)
-  x = _crop(x, low, ((oh + th - 1) * sh, (ow + tw - 1) * sw))
-  if stride != (1, 1):
-    # The stride moves into the channels.
-    batch, h, w, channels = x.shape
-    x = x.reshape(batch, h // sh, sh, w // sw, sw, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h // sh, w // sw, -1)
-  if x.shape[3] < out:
-    grad = _product((th, tw), precision, x, dy)
+  (_, *shape, out), (_, *grid, channels) = dy.shape, x.shape
+  if stride != (1, 1) and size[0] % stride[0] == size[1] % stride[1] == 0:
+    return _correlate_folded(stride, low, size, precision, x, dy)
+  # Columns (im2col) of the side where fewer values are moved and multiplied;
+  # a move costs about as much as 64 multiplications.
+  of_x = math.prod(shape) * channels * (out + 64)
+  of_dy = math.prod(grid) * out * (channels + 64)
+  if stride != (1, 1) or of_x <= of_dy:
+    full = [(n - 1) * s + k for n, s, k in zip(shape, stride, size,
+                                               strict=True)]
+    return _product(size, stride, precision, _crop(x, low, full), dy)
+  # Seen from x, dy moves the other way.
+  dy = _crop(dy, [k - 1 - lo for k, lo in zip(size, low, strict=True)],
+             [n + k - 1 for n, k in zip(grid, size, strict=True)])
+  grad = _product(size, stride, precision, dy, x)
+  return grad[::-1, ::-1].swapaxes(2, 3)
+
+
+def _correlate_folded(stride, low, size, precision, x, dy):
+  """`_correlate` with the stride moved into the channels."""
+  (sh, sw), channels, out = stride, x.shape[3], dy.shape[3]
+  th, tw = size[0] // sh, size[1] // sw
+  h, w = dy.shape[1] + th - 1, dy.shape[2] + tw - 1
+  x = _crop(x, low, (h * sh, w * sw)).reshape(-1, h, sh, w, sw, channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, sh * sw * channels)
+  grad = _correlate((1, 1), (0, 0), (th, tw), precision, x, dy)
+  grad = grad.reshape(th, tw, sh, sw, channels, out)
+  return grad.transpose(0, 2, 1, 3, 4, 5).reshape(*size, channels, out)
+
+
+def _product(taps, stride, precision, a, b):
+  """[i, j, m, n] = sum over p of a[p * stride + (i, j), m] b[p, n].
+
+  A few images at a time, so that the columns stay in the cache.
+  """
+  (batch, h, w, n), m = b.shape, a.shape[3]
+  one = h * w * math.prod(taps) * m
+  if m <= 4:
+    product, limit = _few_channels, 16 * _CHUNK
   else:
-    # Columns of the narrower side; seen from x, dy moves the other way.
-    dy = _crop(dy, (th - 1, tw - 1), (oh + 2 * th - 2, ow + 2 * tw - 2))
-    grad = _product((th, tw), precision, dy, x)[::-1, ::-1].swapaxes(2, 3)
-  grad = grad.reshape(th, tw, sh, sw, -1, out).transpose(0, 2, 1, 3, 4, 5)
-  return grad.reshape(th * sh, tw * sw, -1, out)[:size[0], :size[1]]
-
-
-def _product(taps, precision, a, b):
-  """[i, j] = sum over positions of a[position + (i, j)] b[position]."""
-  batch, (_, h, w, n), m = len(b), b.shape, a.shape[3]
-  one = h * w * math.prod(taps) * m if taps != (1, 1) else 0
+    # One product, or one for each row of taps where even one image is large.
+    rows = 1 if one <= _CHUNK // 4 else taps[0]
+    limit = _CHUNK if math.prod(taps) > 1 else batch * one
+    product = functools.partial(_many_channels, rows)
+  product = functools.partial(product, taps, stride, precision)
   steps = next(s for s in range(1, batch + 1)
-               if batch % s == 0 and (s == batch or batch // s * one <= _CHUNK))
-
-  def part(total, ab):
-    a, b = ab
-    columns = jnp.concatenate([a[:, i:i + h, j:j + w] for i in range(taps[0])
-                               for j in range(taps[1])], 3)
-    columns, b = columns.reshape(-1, math.prod(taps) * m), b.reshape(-1, n)
-    more = lax.dot_general(columns, b, (((0,), (0,)), ((), ())), precision)
-    return more if total is None else total + more, None
-
+               if batch % s == 0 and (s == batch or batch // s * one <= limit))
   if steps == 1:
-    total, _ = part(None, (a, b))
+    total = product(a, b)
   else:
     split = [v.reshape(steps, batch // steps, *v.shape[1:]) for v in (a, b)]
-    zero = jnp.zeros((math.prod(taps) * m, n), a.dtype)
-    total, _ = lax.scan(part, zero, tuple(split))
-  return total.reshape(*taps, m, n)
+    # Its value is dropped; inside `shard_map` zeros must vary as it does.
+    zero = jnp.zeros_like(product(a[:1], b[:1]))
+    total, _ = lax.scan(lambda total, ab: (total + product(*ab), None), zero,
+                        tuple(split))
+  return total.reshape(*taps, m, n) if m <= 4 else (
+      total.swapaxes(1, 2).reshape(*taps, m, n))
+
+
+def _few_channels(taps, stride, precision, a, b):
+  """[taps * m, n], the channels in front: whole rows are moved at once."""
+  (_, h, w, n), m, (sh, sw) = b.shape, a.shape[3], stride
+  a = a.transpose(3, 0, 1, 2)
+  columns = jnp.stack([a[:, :, i:i + h * sh - sh + 1:sh,
+                         j:j + w * sw - sw + 1:sw]
+                       for i in range(taps[0]) for j in range(taps[1])])
+  columns = columns.reshape(math.prod(taps) * m, -1)
+  return jnp.matmul(columns, b.reshape(-1, n), precision=precision)
+
+
+def _many_channels(rows, taps, stride, precision, a, b):
+  """[rows, n, taps / rows * m], a product for each of `rows` rows of taps."""
+  (_, h, w, n), (sh, sw) = b.shape, stride
+  h, w, step = h * sh - sh + 1, w * sw - sw + 1, sh if rows == 1 else 1
+  columns = jnp.concatenate(
+      [a[:, i:i + h + rows - 1:step, j:j + w:sw]
+       for i in range(taps[0] // rows) for j in range(taps[1])], 3)
+  b, deep = b.reshape(-1, n), columns.shape[3]
+  parts = [columns] if rows == 1 else [columns[:, i:i + h:sh]
+                                       for i in range(rows)]
+  return jnp.stack([lax.dot_general(b, c.reshape(-1, deep),
+                                    (((0,), (0,)), ((), ())), precision)
+                    for c in parts])
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
-def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME', **more):  # noqa: N802,E501
+def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME',
+                  **more):
   """`flax.linen.ConvTranspose` as a `Conv` of the dilated input.
 
-  Args: as there, without CIRCULAR padding and transposed kernels; the
-    parameters have the same names and shapes.
+  The same arguments, parameter names and shapes; but no CIRCULAR padding, and
+  no `transpose_kernel`.
   """
   if padding in ('SAME', 'VALID'):
     pads = []
@@ -251,6 +297,7 @@ def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME', **more)
     padding = pads
   return Conv(features, kernel_size, input_dilation=strides, padding=padding,
               **more)
+
 
 
 class ConditionalBatchNorm(nn.Module):

@@ -34,13 +34,17 @@ def _check(pending, step: int, folder) -> list[dict[str, float]]:
   for i, record in enumerate(values):
     for name, value in record.items():
       if not math.isfinite(value):
+        kept = folder / 'checkpoints'
         raise errors.InputError(
-            f'step {first + i}: {name} is {value}; stopped. Expected a '
-            'finite number: lower the learning rate. The last good '
-            f'checkpoint stays in {folder / "checkpoints"}.')
+            f'step {first + i}: {name} is {value}; stopped. Expected a finite '
+            'number: lower the learning rate.' + (
+                f' The last good checkpoint stays in {kept}.'
+                if kept.exists() else ' No checkpoint was due before it.'))
   return values
 
 
+# All of it is polite: half a checkpoint read or closed is worth nothing.
+@signals.polite()
 def run(step, batches, state, memory, *, steps: int, folder, title: str,
         log_every: int = 50, save_every: int = 1000,
         hooks: tuple[Hook, ...] = ()):
@@ -78,7 +82,7 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
   logs.truncate(folder, start)
   writer = logs.writer(folder)
   try:
-    with logs.progress(title, steps, start) as show, signals.polite():
+    with logs.progress(title, steps, start) as show:
       for i in range(start, steps):
         state, out = step(state, batches(i))
         pending.append(out)

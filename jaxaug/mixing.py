@@ -4,6 +4,7 @@ All real training images and all pools lie in one bank on the device; a plan
 names positions in it. A batch is a pure function of (seed, step).
 """
 import functools
+import math
 import typing
 
 import numpy as np
@@ -55,11 +56,13 @@ def _wanted(counts, *, replace, add, add_per_class, fill, pool_only,
   if add is not None:
     return counts, _shares(counts, add)
   if add_per_class is not None:
-    if not isinstance(add_per_class, int):
-      for name in add_per_class:
-        errors.one_of(f'{where}.add_per_class', name, class_names)
-      add_per_class = [add_per_class.get(name, 0) for name in class_names]
-    return counts, np.broadcast_to(add_per_class, counts.shape)
+    key = f'{where}.add_per_class'
+    if not isinstance(add_per_class, dict):
+      add_per_class = dict.fromkeys(class_names, add_per_class)
+    for name, count in add_per_class.items():
+      errors.one_of(key, name, class_names)
+      errors.between(key, count, 0, math.inf, whole=True)
+    return counts, np.array([add_per_class.get(n, 0) for n in class_names])
   if fill is not None:
     target = counts.max() if fill == 'max' else fill
     return counts, np.maximum(target - counts, 0)
@@ -104,11 +107,12 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
     raise errors.InputError(
         f'{where}.pool: missing; {next(iter(chosen))} needs the name of a '
         'pool of config.pools.')
-  if replace is not None and not 0 <= replace <= 1:
-    raise errors.InputError(
-        f'{where}.replace: {replace}; expected a share from 0 to 1.')
-  if add is not None and add < 0:
-    raise errors.InputError(f'{where}.add: {add}; expected 0 or more.')
+  if replace is not None:
+    errors.between(f'{where}.replace', replace, 0, 1)
+  if add is not None:
+    errors.between(f'{where}.add', add, 0, math.inf)
+  if fill not in (None, 'max'):
+    errors.between(f"{where}.fill (or 'max')", fill, 1, math.inf, whole=True)
   counts = np.bincount(labels, minlength=len(class_names))
   keep, draw = _wanted(counts, replace=replace, add=add,
                        add_per_class=add_per_class, fill=fill,

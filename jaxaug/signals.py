@@ -3,8 +3,11 @@ import contextlib
 import signal
 
 
-class Interrupted(Exception):
-  """The user or the system asked the program to stop; `signum` says how."""
+class Interrupted(BaseException):
+  """The user or the system asked the program to stop; `signum` says how.
+
+  No Exception, so that nothing mistakes it for a failure of its own.
+  """
 
   def __init__(self, signum: int):
     super().__init__(signal.Signals(signum).name)
@@ -16,11 +19,10 @@ _polite: list[bool] = []
 
 
 def _handle(signum, frame):
-  """Notes the wish where a loop looks out for it; else, or twice, raises."""
+  """Notes the wish, and raises unless it is the first inside `polite`."""
   del frame
-  if _polite and not _asked:
-    _asked.append(signum)
-  else:
+  _asked.append(signum)
+  if not _polite or len(_asked) > 1:
     raise Interrupted(signum)
 
 
@@ -32,7 +34,8 @@ def install():
 
 @contextlib.contextmanager
 def polite():
-  """Inside, a first signal only makes `asked` true."""
+  """Inside, a first signal only makes `asked` true: for code that looks it up,
+  or that must not be cut short."""
   _polite.append(True)
   try:
     yield
@@ -41,5 +44,11 @@ def polite():
 
 
 def asked() -> int | None:
-  """The signal that came inside `polite`, or None."""
+  """The first signal that came, or None."""
   return _asked[0] if _asked else None
+
+
+def check():
+  """Raises Interrupted if a signal came; one may have been lost on its way."""
+  if _asked:
+    raise Interrupted(_asked[0])

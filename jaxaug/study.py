@@ -9,13 +9,15 @@ import typing
 
 import numpy as np
 
-from jaxaug import (artefacts, errors, logs, mesh, mixing, registry, signals,
-                    splits, types)
+from jaxaug import (artefacts, augment, errors, logs, mesh, mixing, registry,
+                    signals, splits, types)
 from jaxaug.stages import classify, data, evaluate, generate, pool, report
 
 STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
 # Keys of a block that the loop takes; all others go to its model.
 _LOOP = ('model', 'steps', 'batch_size')
+# Keys of a pool's block that do not go to its selector.
+_POOL = ('generator', 'per_class', 'selector')
 _ARM = ('name', 'pool', 'augment')
 _MIX = ('replace', 'add', 'add_per_class', 'fill', 'pool_only')
 # A change of what a stage computes belongs into its hash.
@@ -99,6 +101,10 @@ def check(config: dict):
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')
   data.arguments(**config['data'])
+  for name, block in config['augmentations'].items():
+    where = f'config.augmentations.{name}'
+    registry.check(augment.standard, block, where)
+    augment.standard(**block, where=where)
   registry.find('metrics', config['metric'], 'config.metric')
   for section in ('generators', 'classifiers'):
     for name, block in config[section].items():
@@ -111,7 +117,9 @@ def check(config: dict):
     where = f'config.pools.{name}'
     _named(block['generator'], config['generators'], f'{where}.generator',
            'generator')
-    registry.find('selectors', block['selector'], f'{where}.selector')
+    selector = registry.find('selectors', block['selector'],
+                             f'{where}.selector')
+    registry.check(selector.build, _arguments(block, *_POOL), where, also=_POOL)
     _count(block['per_class'], f'{where}.per_class')
     _count(block['batch_size'], f'{where}.batch_size')
   _check_arms(config)
@@ -124,14 +132,14 @@ def _describe(arm: dict) -> str:
   words = {
       None: 'real images',
       'replace': f'{arm.get("replace", 0):.0%} of the real images replaced by '
-                 f'pool {pool_name}',
-      'add': f'real images and {arm.get("add", 0):g} of pool {pool_name} for '
-             'each',
-      'add_per_class': f'real images and {arm.get("add_per_class")} a class of '
-                       f'pool {pool_name}',
-      'fill': f'real images, classes filled to {arm.get("fill")} from pool '
-              f'{pool_name}',
-      'pool_only': f'pool {pool_name} alone',
+                 f'{pool_name} images',
+      'add': f'real images and {arm.get("add", 0):.0%} as many {pool_name} '
+             'images',
+      'add_per_class': f'real images and {arm.get("add_per_class")} '
+                       f'{pool_name} images a class',
+      'fill': f'real images, classes filled to {arm.get("fill")} with '
+              f'{pool_name} images',
+      'pool_only': f'{pool_name} images alone, as many as there are real',
   }[how]
   return words + (f', {arm["augment"]} augmentation' if arm.get('augment')
                   else '')
@@ -217,8 +225,7 @@ def _pools(study: Study, generators) -> dict[str, Unit]:
           generator_key=source.folder.final.name, data=study.splits, seed=seed,
           selector=block['selector'], per_class=block['per_class'],
           batch_size=block['batch_size'],
-          selector_args=_arguments(block, 'generator', 'per_class',
-                                   'selector'))
+          selector_args=_arguments(block, *_POOL))
     units[name] = Unit('pool', name, folder, 0, work)
   return units
 
@@ -399,24 +406,34 @@ def _work(study: Study, last: str):
   """Does every unit up to the stage `last` that is not done."""
   stages = STAGES[:STAGES.index(last) + 1]
   for unit in study.units:
+    signals.check()
     if unit.stage in stages and not artefacts.is_done(unit.folder.final):
       unit.work()
 
 
-def _conclude(study: Study, command: str, devices, stage: str) -> dict | None:
-  """Writes results.json and report.html where their inputs have changed."""
-  path = study.workdir / 'results.json'
+def _evaluation(study: Study) -> artefacts.Folder:
+  """Where the results of exactly these units stand."""
   key = artefacts.digest([
       _VERSION, study.config, study.data.final.name,
       [unit.folder.final.name for unit in study.units]])
-  results = artefacts.read_json(path) if path.exists() else {}
-  if results.get('key') != key:
-    results = {'key': key, **_results(study, command, devices)}
-    artefacts.write_json(path, results)
-    (study.workdir / 'report.html').unlink(missing_ok=True)
-  page = study.workdir / 'report.html'
+  return artefacts.folder(study.workdir / 'evaluate', key)
+
+
+def _conclude(study: Study, command: str, devices, stage: str) -> dict:
+  """Writes results.json and report.html where their inputs have changed."""
+  folder = _evaluation(study)
+  if not artefacts.is_done(folder.final):
+    evaluate.write(folder, _results(study, command, devices))
+  results = artefacts.read_json(folder.final / 'results.json')
+  page = folder.final / 'report.html'
   if stage == 'report' and not page.exists():
     report.write(results, _grids(study), page)
+  # What the user looks for stands at the top, of the latest launch.
+  for file in ('results.json', 'report.html'):
+    if (folder.final / file).exists():
+      artefacts.copy(folder.final / file, study.workdir / file)
+    else:  # That of an earlier launch would mislead.
+      (study.workdir / file).unlink(missing_ok=True)
   return results
 
 
@@ -445,10 +462,9 @@ def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):
   check(config)
   workdir = pathlib.Path(workdir)
   with artefacts.lock(workdir, config['name']):
-    signals.install()
-    artefacts.write_json(workdir / 'config.json', config)
     devices = mesh.make()
     study = open_study(config, workdir, devices)
+    artefacts.write_json(workdir / 'config.json', config)
     _work(study, last)
     if last in ('evaluate', 'report'):
       return _conclude(study, command, devices, last)

@@ -1,4 +1,6 @@
 """The one-player rule: a network becomes a classifier that can be trained."""
+import math
+import sys
 import typing
 
 import jax
@@ -27,15 +29,17 @@ def variables(net: types.Net) -> dict:
 
 
 def _schedule(name, learning_rate, steps, warmup, milestones, decay):
+  """Returns rate(step); milestones are shares of the run, warm-up included."""
   warmup = min(warmup, steps - 1)
-  rest = max(steps - warmup, 1)
-  after = {
-      'cosine': optax.cosine_decay_schedule(learning_rate, rest),
-      'step': optax.piecewise_constant_schedule(
-          learning_rate,
-          {max(int(m * steps) - warmup, 1): decay for m in milestones}),
-      'constant': optax.constant_schedule(learning_rate),
-  }[name]
+  if name == 'step':
+    # In whole steps: 0.29 * 100 is 28.999... in floating point.
+    at = jnp.array([int(m * steps + 1e-6) for m in milestones], jnp.int32)
+    def after(t):
+      return learning_rate * decay ** (t + warmup >= at).sum()
+  elif name == 'cosine':
+    after = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1))
+  else:
+    after = optax.constant_schedule(learning_rate)
   if not warmup:
     return after
   return optax.join_schedules(
@@ -44,11 +48,11 @@ def _schedule(name, learning_rate, steps, warmup, milestones, decay):
 
 
 def make_optimizer(*, steps: int, optimizer: str = 'sgd',
-              learning_rate: float = 0.1, momentum: float = 0.9,
-              nesterov: bool = True, weight_decay: float = 5e-4,
-              schedule: str = 'cosine', warmup: int = 0,
-              milestones: tuple[float, ...] = (0.5, 0.75),
-              decay: float = 0.1) -> optax.GradientTransformation:
+                   learning_rate: float = 0.1, momentum: float = 0.9,
+                   nesterov: bool = True, weight_decay: float = 5e-4,
+                   schedule: str = 'cosine', warmup: int = 0,
+                   milestones: tuple[float, ...] = (0.5, 0.75),
+                   decay: float = 0.1) -> optax.GradientTransformation:
   """Returns the optimizer of one run.
 
   Args:
@@ -67,9 +71,13 @@ def make_optimizer(*, steps: int, optimizer: str = 'sgd',
   """
   errors.one_of('optimizer', optimizer, ('sgd', 'adam'))
   errors.one_of('schedule', schedule, ('cosine', 'step', 'constant'))
-  if learning_rate <= 0:
-    raise errors.InputError(
-        f'learning_rate: {learning_rate}; expected more than 0.')
+  for name, value in (('learning_rate', learning_rate), ('decay', decay)):
+    errors.between(name, value, sys.float_info.min, math.inf)
+  errors.between('momentum', momentum, 0, 1)
+  errors.between('weight_decay', weight_decay, 0, math.inf)
+  errors.between('warmup', warmup, 0, math.inf, whole=True)
+  for share in milestones:
+    errors.between('milestones', share, 0, 1)
   rate = _schedule(schedule, learning_rate, steps, warmup, milestones, decay)
   def kernels(params):
     return jax.tree.map(lambda x: x.ndim > 1, params)

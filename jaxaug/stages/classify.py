@@ -166,8 +166,9 @@ def run(folder: artefacts.Folder, *, title: str, where: str,
       'validation_error': float(memory['error']) if memory else None,
       'real': len(plan.real), 'synthetic': len(plan.synthetic),
       'seconds': time.monotonic() - begun}
-  artefacts.remove(folder.partial / 'checkpoints')
   artefacts.finish(folder.partial, folder.final, manifest)
+  # Last: a kill amid this must not leave half a checkpoint to resume from.
+  artefacts.remove(folder.final / 'checkpoints')
   return manifest
 
 

@@ -35,7 +35,7 @@ def arguments(*, source: str, resize=None, crop=None, **given):
 
 def _fingerprint(path: str | None) -> list:
   """What would change if the files below `path` did; costs no reading."""
-  root = pathlib.Path(path or '')
+  root = pathlib.Path(path or '').expanduser()
   if not path or not root.exists():
     return []
   files = [root] if root.is_file() else sorted(
@@ -62,6 +62,9 @@ def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
       for part in ('train', 'validation', 'test')
       if (split := getattr(dataset, part)) is not None})
   made = splits.make(dataset, seed=seed, **split_args)
+  # Here, as numpy does not say that the disk is full.
+  artefacts.check_space(folder.partial, sum(
+      array.nbytes for part in _PARTS for array in getattr(made, part)))
   artefacts.begin(folder.partial)
   for part in _PARTS:
     split = getattr(made, part)

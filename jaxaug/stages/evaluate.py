@@ -105,3 +105,27 @@ def overlap(data_digest: str, manifest: dict, name: str):
     raise errors.InputError(
         f'pool {name}: its generator learned from other training images than '
         "this study's; expected the same split. Delete its folder.")
+
+
+def picture(counts) -> np.ndarray:
+  """A confusion matrix as uint8 [H, W, 1]: dark is a large share of a row."""
+  counts = np.asarray(counts, float)
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  cell = max(1, 320 // len(counts))
+  pixels = np.rint(255 * (1 - share)).astype(np.uint8)
+  return np.kron(pixels, np.ones((cell, cell), np.uint8))[..., None]
+
+
+def write(folder: artefacts.Folder, results: dict):
+  """Writes results.json, and verdicts and confusion for TensorBoard."""
+  artefacts.begin(folder.partial)
+  artefacts.write_json(folder.partial / 'results.json', results)
+  writer = logs.writer(folder.partial)
+  for name, entry in results['classifiers'].items():
+    for arm, row in entry['arms'].items():
+      writer.image(entry['steps'], f'confusion/{name}/{arm}',
+                   picture(row['confusion']))
+      writer.scalars(entry['steps'], {f'{entry["metric"]}/{name}/{arm}':
+                                      row['mean']})
+  writer.close()
+  artefacts.finish(folder.partial, folder.final, {'study': results['study']})

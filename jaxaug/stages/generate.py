@@ -54,11 +54,15 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   grid = _sampler(model, spec, key_grid)
   def show(step, state, memory, writer):
     picture = grid(model.variables(state))
-    images.save_png(folder.partial / 'samples' / f'step_{step:06d}.png',
-                    picture)
+    with artefacts.writing(folder.partial):
+      images.save_png(folder.partial / 'samples' / f'step_{step:06d}.png',
+                      picture)
     writer.image(step, f'samples/{name}', picture)
     return memory
 
+  with artefacts.writing(folder.partial):
+    (folder.partial / 'parameters.txt').write_text(
+        logs.overview(jax.eval_shape(model.variables, state))[0])
   total = sum(parameters.values())
   logs.say(f'generate {name}: {total:,} parameters, {steps} steps of '
            f'{model.d_steps} x {batch_size} images')
@@ -72,8 +76,9 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   manifest = {'parameters': parameters, 'steps': steps,
               'train_digest': train_digest,
               'seconds': time.monotonic() - begun}
-  artefacts.remove(folder.partial / 'checkpoints')
   artefacts.finish(folder.partial, folder.final, manifest)
+  # Last: a kill amid this must not leave half a checkpoint to resume from.
+  artefacts.remove(folder.final / 'checkpoints')
   return manifest
 
 

@@ -8,13 +8,12 @@ import base64
 import collections
 import io
 import math
-import os
 import pathlib
 import re
 
 import numpy as np
 
-from jaxaug import stats
+from jaxaug import artefacts, stats
 
 INK, MUTED, LINE, CARD = '#101010', '#777777', '#dddddd', '#fefefe'
 BLUE, ORANGE = '#0072b2', '#d55e00'  # Okabe and Ito; told apart by everyone.
@@ -36,10 +35,9 @@ def write(results: dict, grids: dict, path):
       by row, C is 1 or 3; unselected, as the page says so.
     path: where the page goes; replaced only once it is whole.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(page(results, grids), encoding='utf-8')
-  os.replace(partial, path)
+  text = page(results, grids).encode()
+  with artefacts.replacing(path) as f:
+    f.write(text)
 
 
 def page(results: dict, grids: dict) -> str:

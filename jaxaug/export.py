@@ -1,0 +1,139 @@
+"""Writes a pool for other tools: python -m jaxaug.export POOL OUT."""
+import argparse
+import collections
+import csv
+import os
+import pathlib
+import re
+import sys
+
+from jaxaug import artefacts, errors, images
+
+COLUMNS = ('file', 'label', 'class', 'generator', 'batch', 'row')
+
+
+def find(path) -> pathlib.Path:
+  """Returns the folder of a finished pool: WORKDIR/pools/NAME[-HASH].
+
+  Raises:
+    InputError: there is no such pool, or several of that name.
+  """
+  path = pathlib.Path(path)
+  if (path / 'pool.npz').is_file() and (path / 'manifest.json').is_file():
+    return path
+  there = sorted(f.parent for f in path.parent.glob('*/pool.npz')
+                 if not f.parent.name.endswith('.partial'))
+  named = [f for f in there
+           if re.fullmatch(re.escape(path.name) + '-[0-9a-f]{12}', f.name)]
+  if len(named) == 1:
+    return named[0]
+  if named:
+    raise errors.InputError(
+        f'{path}: several pools have this name; expected one of '
+        f'{", ".join(f.name for f in named)}.')
+  raise errors.InputError(
+      f'{path}: is no finished pool; expected WORKDIR/pools/NAME-HASH.'
+      f'{errors.nearest(path.name, [f.name[:-13] for f in there])}')
+
+
+def read(path) -> tuple[dict, dict]:
+  """Returns (arrays, manifest) of a pool; InputError if it is damaged."""
+  folder = find(path)
+  manifest = artefacts.manifest(folder)
+  arrays = artefacts.load_npz(folder / 'pool.npz')
+  if images.digest(arrays['images'], arrays['labels']) != manifest['digest']:
+    raise errors.InputError(
+        f'{folder}: pool.npz is not what was drawn; delete this folder and '
+        'launch its study again.')
+  return arrays, manifest
+
+
+def folder_names(class_names) -> list[str]:
+  """Returns the class names as folders: '/' becomes '_'.
+
+  Raises:
+    InputError: two classes would share a folder, or a name is empty, hidden or
+      too long.
+  """
+  folders = [re.sub('[/\\0]', '_', name) for name in class_names]
+  counts = collections.Counter(folders)
+  for name, folder in zip(class_names, folders, strict=True):
+    if not folder or folder[0] == '.' or len(folder.encode()) > 255:
+      raise errors.InputError(
+          f'class {name!r} cannot be the name of a folder; expected --format '
+          'npz for this pool.')
+    if counts[folder] > 1:
+      raise errors.InputError(
+          f'class {name!r} shares the folder name {folder!r} with another; '
+          'expected --format npz for this pool.')
+  return folders
+
+
+def to_folder(arrays: dict, manifest: dict, out: pathlib.Path):
+  """Writes OUT/CLASS/000001.png, numbered in each class, and labels.csv."""
+  folders = folder_names(manifest['class_names'])
+  with artefacts.writing(out):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+      raise errors.InputError(
+          f'{out}: is not empty; expected a new or an empty folder.')
+    whole = out.absolute()
+    partial = artefacts.folder(whole.parent, whole.name).partial
+    artefacts.begin(partial)
+    try:
+      _write_files(arrays, manifest, folders, partial)
+      os.rename(partial, out)
+    finally:
+      artefacts.remove(partial)
+
+
+def _write_files(arrays, manifest, folders, root):
+  numbers = collections.Counter()
+  with open(root / 'labels.csv', 'w', newline='', encoding='utf-8') as f:
+    table = csv.writer(f, lineterminator='\n')
+    table.writerow(COLUMNS)
+    for image, label, batch, row in zip(
+        arrays['images'], arrays['labels'].tolist(), arrays['batch'].tolist(),
+        arrays['row'].tolist(), strict=True):
+      numbers[label] += 1
+      file = f'{folders[label]}/{numbers[label]:06d}.png'
+      images.save_png(root / file, image)
+      table.writerow([file, label, manifest['class_names'][label],
+                      manifest['generator_key'], batch, row])
+
+
+def to_npz(arrays: dict, manifest: dict, out: pathlib.Path):
+  """Writes the keys that config.data.source=npz reads, and provenance."""
+  if out.exists():
+    raise errors.InputError(f'{out}: is there already; expected a new file.')
+  with artefacts.writing(out):
+    out.parent.mkdir(parents=True, exist_ok=True)
+  artefacts.save_npz(
+      out, x_train=arrays['images'], y_train=arrays['labels'],
+      class_names=manifest['class_names'], batch=arrays['batch'],
+      row=arrays['row'], generator=manifest['generator_key'],
+      seed=manifest['seed'])
+
+
+def main(argv=None) -> int:
+  """Returns the exit code: 0, or 2 after one line on what was wrong."""
+  parser = argparse.ArgumentParser(
+      prog='python -m jaxaug.export',
+      description='Writes a pool as PNG files with labels.csv, or as one npz.')
+  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pools/NAME')
+  parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')
+  parser.add_argument('--format', choices=('folder', 'npz'), default='folder')
+  args = parser.parse_args(argv)
+  out = pathlib.Path(args.out)
+  write = {'folder': to_folder, 'npz': to_npz}[args.format]
+  try:
+    arrays, manifest = read(args.pool)
+    write(arrays, manifest, out)
+  except errors.InputError as e:
+    print(f'export: {e}', file=sys.stderr)
+    return 2
+  print(f'{len(arrays["labels"])} images of {manifest["generator_key"]}: {out}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

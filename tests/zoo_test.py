@@ -1,0 +1,305 @@
+"""Every building block of every folder keeps its folder's contract.
+
+A new file in generators/, classifiers/, selectors/, metrics/ or datasets/ is
+tested here without a change.
+"""
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxaug import checkpoint, registry, supervised, types
+
+GREY = types.ImageSpec(28, 28, 1, 10)
+RGB = types.ImageSpec(32, 32, 3, 10)
+WIDE = types.ImageSpec(16, 24, 3, 4)
+KEY = jax.random.key(0)
+# The function that a block of each folder is made by.
+ENTRY = {'generators': 'build', 'classifiers': 'build', 'selectors': 'build',
+         'extractors': 'build', 'datasets': 'load', 'metrics': 'compute'}
+BLOCKS = [(kind, name) for kind in ENTRY for name in registry.names(kind)]
+
+
+def _each(kind):
+  return pytest.mark.parametrize('name', registry.names(kind))
+
+
+def _finite(tree):
+  return all(np.isfinite(x).all() for x in jax.tree.leaves(tree)
+             if jnp.issubdtype(x.dtype, jnp.inexact))
+
+
+@pytest.mark.parametrize('kind, name', BLOCKS)
+def test_block_is_documented_and_takes_its_options_by_name(kind, name):
+  block = registry.find(kind, name)
+  assert re.match(r'[A-Z][^\n]{10,78}[.:]?\n', block.__doc__ + '\n')
+  entry = getattr(block, ENTRY[kind])
+  assert entry.__doc__
+  if kind == 'metrics':
+    assert isinstance(block.LOWER_IS_BETTER, bool)
+    assert block.update.__doc__ and block.merge.__doc__
+    return
+  parameters = inspect.signature(entry).parameters.values()
+  first = {'datasets': []}.get(kind, ['spec'] if kind != 'selectors'
+                               else ['train'])
+  assert [p.name for p in parameters
+          if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)] == first
+  for p in parameters:
+    if p.kind is p.VAR_KEYWORD:
+      assert callable(p.annotation)  # The rule whose arguments it takes too.
+    elif p.kind is p.KEYWORD_ONLY:
+      assert re.search(rf'\b{p.name}\b', entry.__doc__), p.name
+      assert kind == 'datasets' or p.default is not p.empty, p.name
+
+
+def _gan_batch(model, spec, size=4):
+  rng = np.random.default_rng(0)
+  shape = (model.d_steps, size, spec.height, spec.width, spec.channels)
+  labels = rng.integers(0, spec.num_classes, shape[:2])
+  return {'image': rng.integers(0, 256, shape, np.uint8),
+          'label': labels.astype(np.int32)}
+
+
+@pytest.mark.parametrize('spec, given', [
+    (GREY, {}), (RGB, {}), (WIDE, {'dtype': 'bfloat16'})], ids=str)
+@_each('generators')
+def test_generator(name, spec, given, tmp_path):
+  build = registry.find('generators', name).build
+  given = {k: v for k, v in given.items() if k in registry.arguments(build)}
+  model = build(spec, **given)
+  state = jax.jit(model.init)(KEY)
+  before, first = jax.tree.map(np.array, state), state
+  batch, step = _gan_batch(model, spec), jax.jit(model.step, donate_argnums=0)
+  for i in range(2):
+    assert int(state.step) == i
+    state, logs = step(state, batch, KEY)
+    assert logs and all(v.shape == () and np.isfinite(v)
+                        for v in logs.values())
+  assert step._cache_size() == 1  # One compilation, whatever the step.
+  del first
+  assert _finite(state)
+  moved = [not np.array_equal(a, b) for a, b in zip(
+      jax.tree.leaves(before), jax.tree.leaves(state), strict=True)]
+  assert np.mean(moved) > 0.9
+  assert jax.tree.map(lambda x: x.dtype, before) == (
+      jax.tree.map(lambda x: x.dtype, state))
+
+  counts = model.parameters(state)
+  assert counts and all(n > 0 for n in counts.values())
+  labels = np.arange(7, dtype=np.int32) % spec.num_classes
+  sample, variables = jax.jit(model.sample), model.variables(state)
+  images = sample(variables, KEY, labels)
+  assert images.shape == (7, spec.height, spec.width, spec.channels)
+  assert images.dtype == jnp.float32 and (np.abs(images) <= 1).all()
+  np.testing.assert_array_equal(images, sample(variables, KEY, labels))
+  assert not np.array_equal(images, sample(variables, jax.random.key(1),
+                                           labels))
+  assert not np.array_equal(images, sample(variables, KEY, labels[::-1]))
+  if spec == WIDE:
+    _survives_a_checkpoint(tmp_path, state)
+
+
+def _survives_a_checkpoint(folder, state):
+  keep = checkpoint.open(folder / 'all')
+  keep.save(2, state, {})
+  _, back, _ = keep.restore(state)
+  keep.close()
+  jax.tree.map(np.testing.assert_array_equal, back, state)
+
+
+@_each('generators')
+def test_generator_computes_alike_in_half_precision(name):
+  build = registry.find('generators', name).build
+  if 'dtype' not in registry.arguments(build):
+    pytest.skip(f'{name} has no dtype')
+  wide, half = build(WIDE), build(WIDE, dtype='bfloat16')
+  state = jax.jit(wide.init)(KEY)
+  labels = np.arange(6, dtype=np.int32) % 4
+  a, b = (jax.jit(m.sample)(m.variables(state), KEY, labels)
+          for m in (wide, half))
+  assert not np.array_equal(a, b)
+  np.testing.assert_allclose(a, b, atol=0.02)
+  assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(
+      jax.eval_shape(half.init, KEY)))  # Weights stay float32.
+
+
+@pytest.mark.parametrize('spec, given', [
+    (GREY, {}), (RGB, {'dtype': 'bfloat16'}),
+    (types.ImageSpec(9, 21, 1, 2), {})], ids=str)
+@_each('classifiers')
+def test_classifier(name, spec, given):
+  build = registry.find('classifiers', name).build
+  given = {k: v for k, v in given.items() if k in registry.arguments(build)}
+  rule = supervised.make(spec, build(spec, **given), steps=4,
+                         learning_rate=0.01)
+  state = jax.jit(rule.init)(KEY)
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.net.params))
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (6, *spec[:3])).astype(np.float32)
+  labels = rng.integers(0, spec.num_classes, 6).astype(np.int32)
+  before = jax.tree.map(np.array, state.net.params)
+  step = jax.jit(rule.step, donate_argnums=0)
+  for _ in range(2):
+    state, logs = step(state, images, labels, KEY)
+    assert all(np.isfinite(v) for v in logs.values())
+  assert step._cache_size() == 1
+  assert _finite(state)
+  # Every weight is used: its gradient is finite and not zero.
+  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(state.net.params),
+                  strict=True):
+    assert not np.array_equal(a, b)
+  predict = jax.jit(rule.predict)
+  logits = predict(supervised.variables(state.net), images)
+  assert logits.shape == (6, spec.num_classes)
+  assert logits.dtype == jnp.float32 and _finite(logits)
+  # A prediction does not depend on its neighbours.
+  images[2:] = 1 - images[2:]
+  np.testing.assert_allclose(
+      predict(supervised.variables(state.net), images)[:2], logits[:2],
+      atol=1e-6)
+
+
+@_each('classifiers')
+def test_classifier_computes_alike_in_half_precision(name):
+  build = registry.find('classifiers', name).build
+  if 'dtype' not in registry.arguments(build):
+    pytest.skip(f'{name} has no dtype')
+  wide, half = build(WIDE), build(WIDE, dtype='bfloat16')
+  images = np.random.default_rng(0).uniform(-1, 1, (4, *WIDE[:3]))
+  images = images.astype(np.float32)
+  variables = jax.jit(lambda x: wide.init(KEY, x, train=False))(images)
+  a, b = (jax.jit(lambda v, x, m=m: m.apply(v, x, train=False))(
+      variables, images) for m in (wide, half))
+  assert not np.array_equal(a, b)
+  np.testing.assert_allclose(a, b, atol=0.03 * np.abs(a).max())
+
+
+def _predictions(n=97, classes=5):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, classes - 1, n)  # The last class has no image.
+  return rng.normal(size=(n, classes)) + np.eye(classes)[labels], labels
+
+
+@_each('metrics')
+def test_metric_does_not_depend_on_order_or_splits(name):
+  metric = registry.find('metrics', name)
+  logits, labels = _predictions()
+  want = metric.compute(metric.update(None, logits, labels))
+  assert isinstance(want, float) and np.isfinite(want)
+  rng = np.random.default_rng(1)
+  for _ in range(5):
+    order = rng.permutation(len(labels))
+    cuts = np.sort(rng.integers(1, len(labels), 4))
+    parts = [p for p in np.split(order, cuts) if len(p)]
+    sums = None
+    for part in parts:
+      sums = metric.update(sums, logits[part], labels[part])
+    assert metric.compute(sums) == want
+    each = [metric.update(None, logits[p], labels[p]) for p in parts]
+    while len(each) > 1:
+      i, j = rng.choice(len(each), 2, replace=False)
+      merged = metric.merge(each[i], each[j])
+      each = [merged] + [x for k, x in enumerate(each) if k not in (i, j)]
+    assert metric.compute(each[0]) == want
+
+
+@_each('metrics')
+def test_metric_prefers_the_truth(name):
+  metric = registry.find('metrics', name)
+  logits, labels = _predictions()
+  truth = np.eye(logits.shape[1])[labels]
+  best, some, worst = (metric.compute(metric.update(None, x, labels))
+                       for x in (truth, logits, -truth))
+  if not metric.LOWER_IS_BETTER:
+    best, some, worst = -best, -some, -worst
+  assert best < some < worst
+
+
+@pytest.mark.parametrize('name', ['error', 'balanced_error'])
+def test_errors_are_those_of_counting(name):
+  metric = registry.find('metrics', name)
+  logits, labels = _predictions()
+  wrong = [max(range(5), key=lambda k, r=row: r[k]) != label
+           for row, label in zip(logits, labels, strict=True)]
+  if name == 'error':
+    want = sum(wrong) / len(wrong)
+  else:
+    each = [[w for w, y in zip(wrong, labels, strict=True) if y == k]
+            for k in range(5)]
+    want = np.mean([sum(w) / len(w) for w in each if w])
+  got = metric.compute(metric.update(None, logits, labels))
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def _split(spec, n=40, seed=0):
+  rng = np.random.default_rng(seed)
+  return types.Split(
+      rng.integers(0, 256, (n, *spec[:3]), np.uint8),
+      (np.arange(n) % spec.num_classes).astype(np.int32), np.arange(n))
+
+
+@pytest.mark.parametrize('spec', [GREY, WIDE], ids=str)
+@_each('selectors')
+def test_selector(name, spec):
+  train, drawn = _split(spec), _split(spec, 30, seed=1)
+  select = registry.find('selectors', name).build(train)
+  kept = [a.copy() for a in (train.images, drawn.images)]
+  keep = select(drawn.images, drawn.labels)
+  assert keep.shape == (30,) and keep.dtype == bool
+  assert keep.any()  # Noise that is far from everything.
+  np.testing.assert_array_equal(keep, select(drawn.images, drawn.labels))
+  for a, b in zip(kept, (train.images, drawn.images), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize('spec', [GREY, RGB], ids=str)
+def test_novel_drops_what_is_nearer_than_it_says(spec):
+  train = _split(spec)
+  near, far = (np.clip(train.images.astype(int), 20, 235) for _ in range(2))
+  clipped = train._replace(images=near.astype(np.uint8))
+  select = registry.find('selectors', 'novel').build(clipped,
+                                                     min_distance=0.02)
+  near, far = near + 5, far + 6  # 5 / 255 = 0.0196, 6 / 255 = 0.0235.
+  labels = train.labels[::-1]  # The class does not matter.
+  assert not select(near.astype(np.uint8), labels).any()
+  assert select(far.astype(np.uint8), labels).all()
+  assert not select(clipped.images, labels).any()
+  mixed = np.concatenate([far[:3], near[:2]]).astype(np.uint8)
+  assert select(mixed, labels[:5]).tolist() == [True] * 3 + [False] * 2
+
+
+def test_novel_drops_exact_copies_at_any_distance():
+  train = _split(RGB, 200)
+  for distance in 0.0, 1e-3:
+    select = registry.find('selectors', 'novel').build(
+        train, min_distance=distance)
+    assert not select(train.images, train.labels).any(), distance
+
+
+@_each('datasets')
+def test_source_that_needs_nothing(name):
+  load = registry.find('datasets', name).load
+  if inspect.Parameter.empty in registry.arguments(load).values():
+    pytest.skip(f'{name} needs files; see datasets_test and tfds_test')
+  dataset = load()
+  assert isinstance(dataset.name, str) and dataset.name
+  assert isinstance(dataset.class_names, tuple)
+  classes = len(dataset.class_names)
+  assert len(set(dataset.class_names)) == classes > 1
+  assert dataset.train is not None
+  for split in dataset[2:]:
+    if split is None:
+      continue
+    n, height, width, channels = split.images.shape
+    assert n and height and width and channels in (1, 3)
+    assert split.images.dtype == np.uint8
+    assert split.labels.shape == split.index.shape == (n,)
+    assert (split.labels.dtype, split.index.dtype) == (np.int32, np.int64)
+    assert set(np.unique(split.labels)) <= set(range(classes))
+    assert len(np.unique(split.index)) == n
+    assert split.images.shape[1:] == dataset.train.images.shape[1:]
+  again = load()
+  np.testing.assert_array_equal(again.train.images, dataset.train.images)
