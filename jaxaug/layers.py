@@ -300,6 +300,17 @@ def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME',
 
 
 
+def max_pool(x):
+  """Largest of every 2x2 pixels: [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+  The same as `nn.max_pool(x, (2, 2), (2, 2))`, but with a gradient that XLA's
+  CPU backend computes twice as fast; equal pixels share it.
+  """
+  x = x[:, :x.shape[1] // 2 * 2, :x.shape[2] // 2 * 2]
+  x = jnp.maximum(x[:, ::2], x[:, 1::2])
+  return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+
+
 class ConditionalBatchNorm(nn.Module):
   """Batch norm whose gain and bias belong to the class (de Vries et al. 2017).
 

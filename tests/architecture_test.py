@@ -126,7 +126,7 @@ def test_nothing_imports_tests_and_a_config_is_data(where):
         assert module.split('.')[0] not in ('jaxaug', 'jax', 'launch')
 
 
-_LOAD = '''
+_LOAD = """
 import importlib, pathlib, sys
 for path in sorted(pathlib.Path('jaxaug').rglob('*.py')):
   if 'datasets/data' not in path.as_posix():
@@ -135,7 +135,7 @@ for path in sorted(pathlib.Path('jaxaug').rglob('*.py')):
 print(*(m for m in ('tensorflow', 'tensorflow_datasets', 'orbax', 'torch',
                     'ml_collections', 'matplotlib', 'tensorboard', 'clu',
                     'scipy') if m in sys.modules))
-'''
+"""
 
 
 def test_the_whole_library_loads_none_of_the_heavy_ones():

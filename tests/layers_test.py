@@ -180,3 +180,15 @@ def test_modules_are_those_of_flax(k, padding):
     mine = ours.init(jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, variables)
     assert _error(ours.apply(variables, x), want) < 1e-5
+
+
+@pytest.mark.parametrize('size', [(4, 6), (5, 7), (2, 3)])
+def test_max_pool_is_the_stock_one(size):
+  x = np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3)
+  x = jnp.asarray(x.reshape(2, *size, 3), jnp.float32)  # No two alike.
+  stock = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+  np.testing.assert_array_equal(layers.max_pool(x), stock(x))
+  weigh = jax.random.normal(jax.random.key(0), stock(x).shape)
+  np.testing.assert_array_equal(
+      jax.grad(lambda x: (layers.max_pool(x) * weigh).sum())(x),
+      jax.grad(lambda x: (stock(x) * weigh).sum())(x))

@@ -57,8 +57,8 @@ FEW_STEPS = (
     'runs=2', 'sample_every=4', 'eval_every=4', 'generators.cgan.steps=8',
     'generators.cgan.batch_size=16', 'generators.cgan.g_widths=(16,16,16,16)',
     'generators.cgan.d_widths=(16,16,16,16)', 'pools.cgan.batch_size=40',
-    'classifiers.cnn.steps=8', 'classifiers.cnn.batch_size=16',
-    'judge.steps=8', 'judge.batch_size=16')
+    *(f'{block}.{change}' for block in ('classifiers.cnn', 'judge')
+      for change in ('steps=8', 'batch_size=16', 'widths=(8,16)')))
 
 
 def test_cow_and_horse(tmp_path, shared_data):

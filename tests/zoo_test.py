@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug import checkpoint, registry, supervised, types
+from jaxaug import checkpoint, errors, registry, supervised, types
 
 GREY = types.ImageSpec(28, 28, 1, 10)
 RGB = types.ImageSpec(32, 32, 3, 10)
@@ -124,6 +124,23 @@ def test_generator_computes_alike_in_half_precision(name):
   np.testing.assert_allclose(a, b, atol=0.02)
   assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(
       jax.eval_shape(half.init, KEY)))  # Weights stay float32.
+
+
+@pytest.mark.parametrize('kind, name, key, value', [
+    *(('generators', 'cgan', *case) for case in (
+        ('dropout', 1.5), ('z_dim', 0), ('embed_dim', 0), ('d_kernel', 0),
+        ('g_widths', ()), ('d_widths', (8, 0)), ('g_lr', -1.0), ('d_lr', 0.0),
+        ('b1', 1.0), ('b2', 1.5), ('ema_decay', 1.5), ('ema_decay', -0.5),
+        ('d_steps', 1.5), ('z_dim', '64'))),
+    *(('classifiers', *case) for case in (
+        ('cnn', 'widths', (16, 128, 8)), ('cnn', 'hidden', 0),
+        ('resnet', 'width', 0), ('resnet', 'stem_stride', 0),
+        ('resnet', 'depth', '20'))),
+])
+def test_values_that_cannot_be_are_one_line(kind, name, key, value):
+  with pytest.raises(errors.InputError, match=rf'^config\.x\.{key}: ') as e:
+    registry.build(kind, name, {key: value}, 'config.x', GREY)
+  assert '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('spec, given', [

@@ -22,7 +22,7 @@ class Cnn(nn.Module):
     for i, width in enumerate(self.widths):
       x = layers.Conv(width, (5, 5), padding='SAME' if small else 'VALID',
                       dtype=self.dtype, name=f'conv_{i}')(x)
-      x = nn.max_pool(jnp.tanh(x), (2, 2), (2, 2))
+      x = layers.max_pool(jnp.tanh(x))
     x = x.reshape(x.shape[0], -1)
     x = jnp.tanh(nn.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))
     x = nn.Dense(self.spec.num_classes, dtype=self.dtype, name='logits')(x)
