@@ -20,8 +20,8 @@ def get_config(arg: str | None = None):
   config.data.name = 'fashion_mnist'
   config.data.per_class = 100
   config.eval_every = 100
-  config.augmentations.standard = dict(flip=0.5, shift=2)
-  config.augmentations.rotation = dict(flip=0.5, shift=2, rotation=15.0)
+  config.augmentations.standard = dict(flip=0.5, shift=1)
+  config.augmentations.rotation = dict(flip=0.5, shift=1, rotation=15.0)
   config.generators.cgan = quickstart.cgan(steps=3000)
   config.pools.cgan = common.pool('cgan', per_class=200)
   config.judge.steps = 3000

@@ -99,8 +99,9 @@ def test_the_choice_is_seeded_and_nested_between_arms():
   def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
   assert same(compose(0.5), compose(0.5))
-  assert not same(compose(0.5), compose(0.5, seed=(3, 2)))
-  assert not same(compose(0.5), compose(0.5, seed=(4, 1)))
+  for seed in (3, 2), (4, 1):
+    for a, b in zip(compose(0.5), compose(0.5, seed=seed), strict=True):
+      assert not np.array_equal(a, b)
   # Arms that take more of a pool take what the others take, and more.
   less, more = compose(0.25), compose(0.75)
   assert set(less.synthetic) < set(more.synthetic)
@@ -193,6 +194,13 @@ def test_each_side_runs_through_whole_epochs(real, synthetic, size):
     if epochs:
       assert len(set(map(bytes, epochs[:-1]))) > 1  # Shuffled each time.
       assert len(set(epochs[-1].tolist())) == len(epochs[-1])
+
+
+def test_the_two_sides_are_shuffled_apart():
+  plan = _plan(40, 40, 20)
+  stream = np.concatenate(_batches(plan, 4))
+  real, synthetic = stream[stream < 10_000] // 2, stream[stream >= 10_000]
+  assert not np.array_equal(real, (synthetic - 10_000) // 3)
 
 
 def test_the_order_of_a_batch_depends_on_seed_run_and_step_alone():
