@@ -92,6 +92,7 @@ def _complete(config, overrides):
   drops what its new model does not take.
   """
   import inspect
+
   from jaxaug import registry, supervised
   models = _overridden_models(overrides)
   blocks = [('generators', f'generators.{n}', b)
@@ -146,8 +147,9 @@ def _check_path(config, override: str):
 def _override(config, overrides):
   """Applies `--config.key=value` by ml_collections' own parsers."""
   from absl import flags
-  from jaxaug import errors
   from ml_collections import config_flags
+
+  from jaxaug import errors
   for override in overrides:
     _check_path(config, override)
     values, argv = flags.FlagValues(), ['launch.py', override]
@@ -177,6 +179,7 @@ def _plain(value):
 
 def _banner(flags):
   import jax
+
   from jaxaug import artefacts
   stamp = artefacts.stamp()
   versions = '  '.join(f'{k} {v}' for k, v in stamp['versions'].items())
@@ -187,31 +190,30 @@ def _banner(flags):
 
 
 def _dry_run(config, workdir):
+  """Prints the plan: every unit, and whether it is done."""
   import rich.console
   import rich.table
+
   from jaxaug import artefacts, study
-  planned, scratch = study.plan(config, pathlib.Path(workdir))
-  with scratch:
-    table = rich.table.Table('stage', 'unit', 'steps', 'state',
-                             title=f'{config["name"]} in {workdir}')
-    done = str(planned.data.final).startswith(str(workdir))
-    table.add_row('data', config['data']['source'], '',
-                  'done' if done else 'to do')
-    groups = {}
+  workdir = pathlib.Path(workdir)
+  table = rich.table.Table('stage', 'unit', 'steps', 'state',
+                           title=f'{config["name"]} in {workdir}')
+  with study.plan(config, workdir) as planned:
+    rows = {('data', config['data']['source'], 0): [
+        planned.data.final.is_relative_to(workdir)]}
     for unit in planned.units:
-      name, dot, run = unit.name.rpartition('.')
+      name, dot, _ = unit.name.rpartition('.')  # Without the run's number.
       key = unit.stage, name if dot else unit.name, unit.steps
-      groups.setdefault(key, []).append(artefacts.is_done(unit.folder.final))
-    for (stage, name, steps), states in groups.items():
-      count = f' x {len(states)} runs' if len(states) > 1 else ''
-      state = 'done' if all(states) else (
-          f'{sum(states)} of {len(states)} done' if any(states) else 'to do')
-      table.add_row(stage, name + count, str(steps or ''), state)
-    for stage, file in (('evaluate', 'results.json'), ('report', 'report.html')):
-      there = (pathlib.Path(workdir) / file).exists()
-      table.add_row(stage, file, '', 'done' if there and all(
-          all(s) for s in groups.values()) else 'to do')
-    rich.console.Console().print(table)
+      rows.setdefault(key, []).append(artefacts.is_done(unit.folder.final))
+    last = study.evaluation(planned).final
+    rows['evaluate', 'results.json', 0] = [artefacts.is_done(last)]
+    rows['report', 'report.html', 0] = [(last / 'report.html').exists()]
+  for (stage, name, steps), done in rows.items():
+    runs = f' x {len(done)} runs' if len(done) > 1 else ''
+    state = 'done' if all(done) else (
+        f'{sum(done)} of {len(done)} done' if any(done) else 'to do')
+    table.add_row(stage, name + runs, str(steps or ''), state)
+  rich.console.Console().print(table)
 
 
 def main(argv) -> int:
@@ -237,6 +239,7 @@ def main(argv) -> int:
     results = study.run(config, workdir, stage=flags.stage, command=command)
     if results and flags.stage in ('all', 'report', 'evaluate'):
       import rich.console
+
       from jaxaug.stages import report
       rich.console.Console().print(report.verdict_table(results))
       if flags.stage != 'evaluate':

@@ -71,12 +71,14 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
     InputError: an unknown loss or statistics, or d_steps below 1.
   """
   adversarial = losses.find(loss, label_smoothing)
-  if d_steps < 1:
-    raise errors.InputError(f'd_steps: {d_steps}; expected at least 1.')
+  errors.count('d_steps', d_steps)
+  for name, rate in (('g_lr', g_lr), ('d_lr', d_lr)):
+    errors.positive(name, rate)
+  for name, share in (('b1', b1), ('b2', b2)):
+    errors.between(name, share, 0, 1, below=True)
+  errors.between('ema_decay', ema_decay, 0, 1)
   errors.one_of('statistics', statistics, ('running', 'batch'))
-  if not -1 <= diff_augment_fill <= 1:
-    raise errors.InputError(
-        f'diff_augment_fill: {diff_augment_fill}; expected -1 to 1.')
+  errors.between('diff_augment_fill', diff_augment_fill, -1, 1)
   augment = jaxaug.augment.diff_augment(
       diff_augment, fill=diff_augment_fill, where='diff_augment')
   g_tx, d_tx = optax.adam(g_lr, b1, b2), optax.adam(d_lr, b1, b2)

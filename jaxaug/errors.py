@@ -23,14 +23,41 @@ def one_of(name: str, value, known):
                      f'{", ".join(map(str, known))}.{nearest(value, known)}')
 
 
-def between(name: str, value, low, high, *, whole: bool = False):
+def between(name: str, value, low, high, *, below: bool = False):
   """Raises InputError unless `value` is a number from `low` to `high`.
 
-  A range may be open to infinity, but infinity is not a number of it.
+  Infinity is not a number of an open range. `below`: `high` itself is refused.
   """
-  kinds = int if whole else (int, float)
-  if (isinstance(value, bool) or not isinstance(value, kinds)
-      or not math.isfinite(value) or not low <= value <= high):
-    what = 'a whole number' if whole else 'a number'
-    to = f'from {low} to {high}' if math.isfinite(high) else f'of {low} or more'
-    raise InputError(f'{name}: {value!r}; expected {what} {to}.')
+  if (isinstance(value, bool) or not isinstance(value, (int, float))
+      or not math.isfinite(value) or not low <= value <= high
+      or below and value == high):
+    to = f'of {low} or more' if math.isinf(high) else (
+        f'from {low} to {"below " if below else ""}{high}')
+    raise InputError(f'{name}: {value!r}; expected a number {to}.')
+
+
+def positive(name: str, value):
+  """Raises InputError unless `value` is a finite number above 0."""
+  if (isinstance(value, bool) or not isinstance(value, (int, float))
+      or not 0 < value < math.inf):
+    raise InputError(f'{name}: {value!r}; expected a number above 0.')
+
+
+def count(name: str, value, least: int = 1):
+  """Raises InputError unless `value` is a whole number of `least` or more."""
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise InputError(
+        f'{name}: {value!r}; expected a whole number of at least {least}.')
+
+
+def counts(name: str, values, length: int | None = None):
+  """Raises InputError unless `values` are whole numbers of at least 1.
+
+  There must be `length` of them, or one or more.
+  """
+  if not isinstance(values, (tuple, list)) or len(values) != (
+      length or max(len(values), 1)):
+    raise InputError(f'{name}: {values!r}; expected {length or "some"} whole '
+                     'numbers.')
+  for value in values:
+    count(name, value)

@@ -61,7 +61,7 @@ def _wanted(counts, *, replace, add, add_per_class, fill, pool_only,
       add_per_class = dict.fromkeys(class_names, add_per_class)
     for name, count in add_per_class.items():
       errors.one_of(key, name, class_names)
-      errors.between(key, count, 0, math.inf, whole=True)
+      errors.count(key, count, least=0)
     return counts, np.array([add_per_class.get(n, 0) for n in class_names])
   if fill is not None:
     target = counts.max() if fill == 'max' else fill
@@ -112,7 +112,7 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
   if add is not None:
     errors.between(f'{where}.add', add, 0, math.inf)
   if fill not in (None, 'max'):
-    errors.between(f"{where}.fill (or 'max')", fill, 1, math.inf, whole=True)
+    errors.count(f"{where}.fill (or 'max')", fill)
   counts = np.bincount(labels, minlength=len(class_names))
   keep, draw = _wanted(counts, replace=replace, add=add,
                        add_per_class=add_per_class, fill=fill,

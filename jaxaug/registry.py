@@ -62,9 +62,10 @@ def check(function, given, where: str, also=()):
   known = arguments(function)
   for key in given:
     if key not in known:
+      every = [*also, *known]
       raise errors.InputError(
-          f'{where}.{key}: unknown key; expected one of '
-          f'{", ".join([*also, *known])}.{errors.nearest(key, [*also, *known])}')
+          f'{where}.{key}: unknown key; expected one of {", ".join(every)}.'
+          f'{errors.nearest(key, every)}')
   missing = [k for k, v in known.items()
              if v is inspect.Parameter.empty and k not in given]
   if missing:
@@ -72,14 +73,16 @@ def check(function, given, where: str, also=()):
                             'default.')
 
 
-def build(kind: str, name: str, given: dict, where: str, *args):
+def build(kind: str, name: str, given: dict, where: str, *args,
+          key: str = 'model'):
   """Returns `jaxaug.<kind>.<name>.build(*args, **given)`.
 
   Raises:
     InputError: an unknown name or key, or what `build` itself refuses; each
-      with its full config path, `where` being that of the block.
+      with its full config path, `where` being that of the block and `key` the
+      one in it that holds the name.
   """
-  block = find(kind, name, f'{where}.model')
+  block = find(kind, name, f'{where}.{key}')
   check(block.build, given, where)
   with within(where):
     return block.build(*args, **given)

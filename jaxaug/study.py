@@ -9,8 +9,17 @@ import typing
 
 import numpy as np
 
-from jaxaug import (artefacts, augment, errors, logs, mesh, mixing, registry,
-                    signals, splits, types)
+from jaxaug import (
+  artefacts,
+  augment,
+  errors,
+  mesh,
+  mixing,
+  registry,
+  signals,
+  splits,
+  types,
+)
 from jaxaug.stages import classify, data, evaluate, generate, pool, report
 
 STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
@@ -51,12 +60,6 @@ def _arguments(block: dict, *more: str) -> dict:
   return {k: v for k, v in block.items() if k not in (*_LOOP, *more)}
 
 
-def _count(value, where: str):
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise errors.InputError(
-        f'{where}: {value!r}; expected a whole number of at least 1.')
-
-
 def _named(value, known, where: str, what: str):
   if value not in known:
     raise errors.InputError(
@@ -94,9 +97,9 @@ def _check_arms(config: dict):
 
 def check(config: dict):
   """Refuses at the door what can be refused before the data is read."""
-  _count(config['runs'], 'config.runs')
+  errors.count('config.runs', config['runs'])
   for key in ('log_every', 'save_every', 'sample_every', 'eval_every'):
-    _count(config[key], f'config.{key}')
+    errors.count(f'config.{key}', config[key])
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')
@@ -109,8 +112,8 @@ def check(config: dict):
   for section in ('generators', 'classifiers'):
     for name, block in config[section].items():
       registry.find(section, block['model'], f'config.{section}.{name}.model')
-      _count(block['steps'], f'config.{section}.{name}.steps')
-      _count(block['batch_size'], f'config.{section}.{name}.batch_size')
+      for key in ('steps', 'batch_size'):
+        errors.count(f'config.{section}.{name}.{key}', block[key])
   if not config['classifiers']:
     raise errors.InputError('config.classifiers: empty; expected at least one.')
   for name, block in config['pools'].items():
@@ -120,8 +123,8 @@ def check(config: dict):
     selector = registry.find('selectors', block['selector'],
                              f'{where}.selector')
     registry.check(selector.build, _arguments(block, *_POOL), where, also=_POOL)
-    _count(block['per_class'], f'{where}.per_class')
-    _count(block['batch_size'], f'{where}.batch_size')
+    for key in ('per_class', 'batch_size'):
+      errors.count(f'{where}.{key}', block[key])
   _check_arms(config)
 
 
@@ -193,7 +196,8 @@ def _generators(study: Study, devices) -> dict[str, Unit]:
     def work(name=name, block=block, seed=seed, folder=folder):
       return generate.run(
           folder, name=name, spec=study.spec, train=study.splits.train,
-          train_digest=study.manifest['digests']['train'], model=study.models[name], steps=block['steps'],
+          train_digest=study.manifest['digests']['train'],
+          model=study.models[name], steps=block['steps'],
           batch_size=block['batch_size'], seed=seed, devices=devices,
           log_every=study.config['log_every'],
           save_every=study.config['save_every'],
@@ -216,7 +220,11 @@ def _pools(study: Study, generators) -> dict[str, Unit]:
         _VERSION, source.folder.final.name, block, seed,
         study.manifest['digests']['test']])
     folder = artefacts.folder(study.workdir / 'pools', f'{name}-{key}')
-    def work(name=name, block=block, seed=seed, folder=folder, source=source):
+    select = registry.build('selectors', block['selector'],
+                            _arguments(block, *_POOL), f'config.pools.{name}',
+                            study.splits.train, key='selector')
+    def work(name=name, block=block, seed=seed, folder=folder, source=source,
+             select=select):
       model = study.models[block['generator']]
       return pool.run(
           folder, name=name, spec=study.spec, model=model,
@@ -224,8 +232,7 @@ def _pools(study: Study, generators) -> dict[str, Unit]:
           generator=block['generator'],
           generator_key=source.folder.final.name, data=study.splits, seed=seed,
           selector=block['selector'], per_class=block['per_class'],
-          batch_size=block['batch_size'],
-          selector_args=_arguments(block, *_POOL))
+          batch_size=block['batch_size'], select=select)
     units[name] = Unit('pool', name, folder, 0, work)
   return units
 
@@ -411,7 +418,7 @@ def _work(study: Study, last: str):
       unit.work()
 
 
-def _evaluation(study: Study) -> artefacts.Folder:
+def evaluation(study: Study) -> artefacts.Folder:
   """Where the results of exactly these units stand."""
   key = artefacts.digest([
       _VERSION, study.config, study.data.final.name,
@@ -421,7 +428,7 @@ def _evaluation(study: Study) -> artefacts.Folder:
 
 def _conclude(study: Study, command: str, devices, stage: str) -> dict:
   """Writes results.json and report.html where their inputs have changed."""
-  folder = _evaluation(study)
+  folder = evaluation(study)
   if not artefacts.is_done(folder.final):
     evaluate.write(folder, _results(study, command, devices))
   results = artefacts.read_json(folder.final / 'results.json')
@@ -437,12 +444,12 @@ def _conclude(study: Study, command: str, devices, stage: str) -> dict:
   return results
 
 
-def plan(config: dict, workdir: pathlib.Path) -> tuple[Study, contextlib.ExitStack]:
-  """Returns what a launch would do; the data, if not there, in a scratch."""
+@contextlib.contextmanager
+def plan(config: dict, workdir: pathlib.Path):
+  """Yields the study of a launch, nothing done; new data in a scratch."""
   check(config)
-  stack = contextlib.ExitStack()
-  scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-  return open_study(config, workdir, mesh.make(), scratch), stack
+  with tempfile.TemporaryDirectory() as scratch:
+    yield open_study(config, workdir, mesh.make(), pathlib.Path(scratch))
 
 
 def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):

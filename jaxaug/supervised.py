@@ -1,6 +1,5 @@
 """The one-player rule: a network becomes a classifier that can be trained."""
 import math
-import sys
 import typing
 
 import jax
@@ -72,10 +71,10 @@ def make_optimizer(*, steps: int, optimizer: str = 'sgd',
   errors.one_of('optimizer', optimizer, ('sgd', 'adam'))
   errors.one_of('schedule', schedule, ('cosine', 'step', 'constant'))
   for name, value in (('learning_rate', learning_rate), ('decay', decay)):
-    errors.between(name, value, sys.float_info.min, math.inf)
-  errors.between('momentum', momentum, 0, 1)
+    errors.positive(name, value)
+  errors.between('momentum', momentum, 0, 1, below=True)
   errors.between('weight_decay', weight_decay, 0, math.inf)
-  errors.between('warmup', warmup, 0, math.inf, whole=True)
+  errors.count('warmup', warmup, least=0)
   for share in milestones:
     errors.between('milestones', share, 0, 1)
   rate = _schedule(schedule, learning_rate, steps, warmup, milestones, decay)
@@ -97,9 +96,7 @@ def make(spec: types.ImageSpec, network, *, label_smoothing: float = 0.0,
     label_smoothing: share of the target spread over all classes.
     **rule: see make_optimizer.
   """
-  if not 0 <= label_smoothing < 1:
-    raise errors.InputError(
-        f'label_smoothing: {label_smoothing}; expected 0 to below 1.')
+  errors.between('label_smoothing', label_smoothing, 0, 1, below=True)
   tx = make_optimizer(**rule)
 
   def init(key):

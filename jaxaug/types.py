@@ -7,7 +7,7 @@ import optax
 
 
 class ImageSpec(typing.NamedTuple):
-  """What a network must know of the images; nobody writes 10 or 32 elsewhere."""
+  """What a network must know of the images; no other place writes 10 or 32."""
   height: int
   width: int
   channels: int

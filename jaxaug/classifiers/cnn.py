@@ -39,6 +39,8 @@ def build(spec: types.ImageSpec, *, widths: tuple[int, int] = (16, 128),
     hidden: units of the dense layer.
     dtype: 'float32' or 'bfloat16', of the computation.
   """
+  errors.counts('widths', widths, 2)
+  errors.count('hidden', hidden)
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
   if min(spec.height, spec.width) < 4:
     raise errors.InputError(

@@ -56,6 +56,9 @@ def build(spec: types.ImageSpec, *, depth: int = 8, width: int = 16,
     dtype: 'float32' or 'bfloat16', of the computation.
   """
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
+  for name, value in (('depth', depth), ('width', width),
+                      ('stem_stride', stem_stride)):
+    errors.count(name, value)
   if depth < 8 or depth % 6 != 2:
     raise errors.InputError(
         f'depth: {depth}; expected 6 n + 2, such as 8, 14, 20, 32 or 56.')

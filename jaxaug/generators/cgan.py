@@ -1,7 +1,7 @@
 """Class-conditional convolutional GAN with label embeddings.
 
-The Fashion-MNIST network of the conditional-GAN tutorials (generators.md 5.1:
-label map beside the noise, two transposed 4x4 convolutions, final 7x7 tanh;
+The Fashion-MNIST network of the conditional-GAN tutorials (Brownlee 2019: label
+map beside the noise, two transposed 4x4 convolutions, final 7x7 tanh;
 D of strided 3x3 convolutions with dropout 0.4), with the options that make it
 learn from few images: class-conditional batch norm (de Vries et al. 2017),
 projection discriminator (Miyato and Koyama 2018), spectral norm (Miyato et
@@ -96,7 +96,10 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
           spectral_norm: bool = False, dropout: float = 0.4,
           dtype: str = 'float32', **rule: adversarial.make,
           ) -> types.GenerativeModel:
-  """Returns the class-conditional GAN; the defaults are section 5.1's.
+  """Returns the class-conditional GAN; by default the tutorials' networks.
+
+  They train with loss 'non_saturating' and b1 0.5; the defaults of
+  adversarial.make are the hinge loss and b1 0.
 
   Args:
     spec: height and width must halve `len(g_widths) - 1` times.
@@ -118,6 +121,12 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
       ('conditioning', conditioning, ('concat', 'projection')),
       ('dtype', dtype, ('float32', 'bfloat16'))):
     errors.one_of(name, value, known)
+  for name, value in (('z_dim', z_dim), ('embed_dim', embed_dim),
+                      ('d_kernel', d_kernel)):
+    errors.count(name, value)
+  errors.counts('g_widths', g_widths)
+  errors.counts('d_widths', d_widths)
+  errors.between('dropout', dropout, 0, 1, below=True)
   halvings = len(g_widths) - 1
   if spec.height % 2**halvings or spec.width % 2**halvings:
     raise errors.InputError(

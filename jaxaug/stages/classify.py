@@ -9,8 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import (adversarial, artefacts, augment, checkpoint, loop, mesh,
-                    mixing, registry, supervised, types)
+from jaxaug import (
+  adversarial,
+  artefacts,
+  augment,
+  checkpoint,
+  loop,
+  mesh,
+  mixing,
+  registry,
+  supervised,
+  types,
+)
 
 # Test and validation images that pass through the network at a time.
 EVAL_BATCH = 500

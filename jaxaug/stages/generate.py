@@ -5,8 +5,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import (artefacts, checkpoint, images, logs, loop, mesh, mixing,
-                    registry, splits, types)
+from jaxaug import (
+  artefacts,
+  checkpoint,
+  images,
+  logs,
+  loop,
+  mesh,
+  mixing,
+  registry,
+  types,
+)
 
 GRID_COLUMNS = 10
 

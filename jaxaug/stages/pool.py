@@ -4,25 +4,22 @@ import time
 import jax
 import numpy as np
 
-from jaxaug import artefacts, errors, images, logs, registry, splits, types
+from jaxaug import artefacts, errors, images, logs, splits, types
 
 # A selector that keeps fewer than one image in this many has failed.
 MOST_DRAWS = 20
 
 
-def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec, variables,
-        model: types.GenerativeModel, generator: str, generator_key: str,
-        data: splits.Splits, per_class: int, batch_size: int, seed: int,
-        selector: str, selector_args: dict) -> dict:
-  """Draws until every class has `per_class` selected images.
+def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
+        model: types.GenerativeModel, variables, generator: str,
+        generator_key: str, data: splits.Splits, per_class: int,
+        batch_size: int, seed: int, selector: str, select) -> dict:
+  """Draws until every class has `per_class` images that `select` keeps.
 
   Labels are mixed in every batch, and every batch is full: batch norm that
   looks at the batch must see what it saw in training.
   """
   begun = time.monotonic()
-  where = f'config.pools.{name}'
-  select = registry.build('selectors', selector, selector_args,
-                          f'{where}.selector', data.train)
   key = jax.random.key(seed)
   sample = jax.jit(model.sample)
   rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
@@ -32,7 +29,7 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec, variables
     if draws * batch_size > MOST_DRAWS * per_class * spec.num_classes + (
         MOST_DRAWS * batch_size):
       raise errors.InputError(
-          f'{where}.selector: {selector!r} keeps too few images: '
+          f'config.pools.{name}.selector: {selector!r} keeps too few images: '
           f'{wanted.sum()} are missing after {draws * batch_size}.')
     # Classes that are still wanted, in equal shares.
     ask = rng.permutation(np.resize(np.flatnonzero(wanted), batch_size))
@@ -58,7 +55,8 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec, variables
       'generator': generator, 'generator_key': generator_key, 'seed': seed,
       'class_names': list(data.class_names), 'per_class': per_class,
       'batch_size': batch_size, 'selector': selector,
-      'drawn': draws * batch_size, 'digest': images.digest(pool.images, pool.labels),
+      'drawn': draws * batch_size,
+      'digest': images.digest(pool.images, pool.labels),
       'train_digest': data.report['digests']['train'],
       'copies_of_train': _copies(pool, data.train),
       'copies_of_test': _copies(pool, data.test),
