@@ -1,6 +1,7 @@
 """The one loop: step, log, evaluate, checkpoint, resume."""
 import math
 import pathlib
+import time
 import typing
 
 import jax
@@ -65,7 +66,8 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     hooks: see Hook.
 
   Returns:
-    (state, memory) after the last step.
+    (state, memory, seconds): as they are after the last step, and how long it
+    took, launches that a checkpoint continues included.
 
   Raises:
     InputError: a log that is not finite; names the step.
@@ -73,10 +75,11 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
   """
   folder = pathlib.Path(folder)
   keep = checkpoint.open(folder / 'checkpoints')
-  start, pending = 0, []
+  start, pending, begun = 0, [], time.monotonic()
   if found := keep.restore({'state': state, 'memory': memory}):
     start, tree, extra = found
     pending = extra['pending']
+    begun -= extra['seconds']
     state, memory = tree['state'], tree['memory']
     logs.say(f'{title}: continues after step {start} of {steps}')
   logs.truncate(folder, start)
@@ -102,11 +105,12 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
             memory = hook.run(done, state, memory, writer)
         if save:
           keep.save(done, {'state': state, 'memory': memory},
-                    {'pending': list(pending)})
+                    {'pending': list(pending),
+                     'seconds': time.monotonic() - begun})
         if stop:
           keep.wait()
           raise signals.Interrupted(stop)
   finally:
     writer.close()
     keep.close()
-  return state, memory
+  return state, memory, time.monotonic() - begun

@@ -50,11 +50,12 @@ def _best():
 
 def _run(folder, *, step=_step, batches=_batches, steps=STEPS, hooks=None,
          save_every=SAVE):
-  return loop.run(step, batches, _start(),
-                  {'value': jnp.float32(-1), 'step': jnp.int32(0)},
-                  steps=steps, folder=folder, title='test', log_every=LOG,
-                  save_every=save_every,
-                  hooks=(_best(),) if hooks is None else hooks)
+  *end, seconds = loop.run(
+      step, batches, _start(), {'value': jnp.float32(-1), 'step': jnp.int32(0)},
+      steps=steps, folder=folder, title='test', log_every=LOG,
+      save_every=save_every, hooks=(_best(),) if hooks is None else hooks)
+  assert 0 < seconds < 60
+  return end
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 import functools
 import json
 import math
-import time
 import typing
 
 import jax
@@ -134,7 +133,6 @@ def run(folder: artefacts.Folder, *, title: str, where: str,
   Run k of every arm has the same initial weights, stream of real images and
   augmentation keys, so that arms are compared in pairs.
   """
-  begun = time.monotonic()
   artefacts.begin(folder.partial, resume=True)
   programs = _programs(spec, where, model,
                        json.dumps(arguments, sort_keys=True), steps)
@@ -158,10 +156,9 @@ def run(folder: artefacts.Folder, *, title: str, where: str,
               'variables': jax.tree.map(jnp.copy,
                                         supervised.variables(state.net))}
     hooks = (_selection(programs.evaluate, validation, eval_every),)
-  state, memory = loop.run(step, batches, state, memory, steps=steps,
-                           folder=folder.partial, title=title,
-                           log_every=log_every, save_every=save_every,
-                           hooks=hooks)
+  state, memory, seconds = loop.run(
+      step, batches, state, memory, steps=steps, folder=folder.partial,
+      title=title, log_every=log_every, save_every=save_every, hooks=hooks)
   chosen = memory.get('variables', supervised.variables(state.net))
   logits, error, _ = programs.evaluate(chosen, *_batched(test))
   logits = np.asarray(logits)[:len(test.labels)]
@@ -175,7 +172,7 @@ def run(folder: artefacts.Folder, *, title: str, where: str,
       'chosen_step': int(memory['step']) if memory else steps,
       'validation_error': float(memory['error']) if memory else None,
       'real': len(plan.real), 'synthetic': len(plan.synthetic),
-      'seconds': time.monotonic() - begun}
+      'seconds': seconds}
   artefacts.finish(folder.partial, folder.final, manifest)
   # Last: a kill amid this must not leave half a checkpoint to resume from.
   artefacts.remove(folder.final / 'checkpoints')

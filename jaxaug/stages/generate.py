@@ -1,6 +1,4 @@
 """Stage 3: a generative model learns from the real training split only."""
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +37,6 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
         batch_size: int, seed: int, devices, log_every: int, save_every: int,
         sample_every: int) -> dict:
   """Trains `model` and writes its averaged weights; returns the manifest."""
-  begun = time.monotonic()
   artefacts.begin(folder.partial, resume=True)
   key = jax.random.key(seed)
   key_init, key_step, key_grid = jax.random.split(key, 3)
@@ -75,7 +72,7 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   total = sum(parameters.values())
   logs.say(f'generate {name}: {total:,} parameters, {steps} steps of '
            f'{model.d_steps} x {batch_size} images')
-  state, _ = loop.run(
+  state, _, seconds = loop.run(
       lambda state, index: compiled(state, bank, index, key_step), batches,
       state, {}, steps=steps, folder=folder.partial, title=f'generate {name}',
       log_every=log_every, save_every=save_every,
@@ -84,7 +81,7 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
                       jax.device_get(model.variables(state)))
   manifest = {'parameters': parameters, 'steps': steps,
               'train_digest': train_digest,
-              'seconds': time.monotonic() - begun}
+              'seconds': seconds}
   artefacts.finish(folder.partial, folder.final, manifest)
   # Last: a kill amid this must not leave half a checkpoint to resume from.
   artefacts.remove(folder.final / 'checkpoints')
