@@ -77,44 +77,53 @@ def _known(config, path: str):
   return config
 
 
-def _overridden_models(overrides) -> dict:
-  found = {}
-  for override in overrides:
-    if m := re.fullmatch(r'--config\.(\w+\.\w+|judge)\.model=(.+)', override):
-      found[m[1]] = m[2]
-  return found
+# Of a block: the kind of its part, the key that names the part, and the keys
+# that are not for the part.
+_LOOP = {'model', 'steps', 'batch_size'}
+_BLOCKS = {
+    'generators': ('generators', 'model', _LOOP),
+    'pools': ('selectors', 'selector',
+              {'generator', 'per_class', 'batch_size', 'selector'}),
+    'classifiers': ('classifiers', 'model', _LOOP),
+    'judge': ('classifiers', 'model', _LOOP | {'augment'}),
+}
+
+
+def _blocks(config):
+  """Yields (path, block, its row of _BLOCKS)."""
+  for section, row in _BLOCKS.items():
+    if section == 'judge':
+      yield section, config.judge, row
+    else:
+      for name, block in config[section].items():
+        yield f'{section}.{name}', block, row
 
 
 def _complete(config, overrides):
-  """Gives every block its model's arguments, with the model's defaults.
+  """Gives every block its part's arguments, with the part's defaults.
 
-  So that each can be named in an override; a block whose model is overridden
-  drops what its new model does not take.
+  So that each can be named in an override; a block whose part is overridden
+  drops what its new part does not take.
   """
   import inspect
 
   from jaxaug import registry, supervised
-  models = _overridden_models(overrides)
-  blocks = [('generators', f'generators.{n}', b)
-            for n, b in config.generators.items()]
-  blocks += [('classifiers', f'classifiers.{n}', b)
-             for n, b in config.classifiers.items()]
-  blocks.append(('classifiers', 'judge', config.judge))
-  for kind, path, block in blocks:
-    model = models.get(path, block.model)
+  given = dict(o.removeprefix('--config.').partition('=')[::2]
+               for o in overrides)
+  for path, block, (kind, key, own) in _blocks(config):
     where = f'config.{path}'
-    build = registry.find(kind, model, f'{where}.model').build
+    name = given.get(f'{path}.{key}', block[key])
+    build = registry.find(kind, name, f'{where}.{key}').build
     takes = registry.arguments(build)
     if kind == 'classifiers':
       takes = takes | registry.arguments(supervised.make)
-    own = {'model', 'steps', 'batch_size', 'augment'}
-    for key in set(block.keys()) - set(takes) - own:
-      if path not in models:
-        registry.check(build, {key: None}, where, also=takes)
-      del block[key]
-    for key, default in takes.items():
-      if key not in block and default is not inspect.Parameter.empty:
-        block[key] = default
+    for extra in set(block.keys()) - set(takes) - own:
+      if f'{path}.{key}' not in given:
+        registry.check(build, {extra: None}, where, also=(*own, *takes))
+      del block[extra]
+    for argument, default in takes.items():
+      if argument not in block and default is not inspect.Parameter.empty:
+        block[argument] = default
   return config
 
 
