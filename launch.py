@@ -8,7 +8,13 @@ import shlex
 import sys
 import traceback
 
+# As in study: `--help` answers before jax is imported.
 STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
+
+
+def _refuse(message):
+  from jaxaug import errors
+  raise errors.InputError(f'{message}; see --help')
 
 
 def _parse(argv):
@@ -16,9 +22,10 @@ def _parse(argv):
   parser = argparse.ArgumentParser(
       prog='launch.py', description='Does generated data help my classifier?',
       epilog='Any key of the config: --config.data.per_class=20, '
-      '--config.arms[1].replace=0.3, --config.generators.cgan.steps=2000. '
+      '--config.arms[4].replace=0.3, --config.generators.cgan.steps=2000. '
       'The keys and their defaults are in configs/common.py.',
       allow_abbrev=False)
+  parser.error = _refuse
   parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]',
                       help='a file of configs/; ":smoke" shrinks it to seconds')
   parser.add_argument('--workdir', metavar='DIR',
@@ -107,7 +114,7 @@ def _complete(config, overrides):
   """
   import inspect
 
-  from jaxaug import registry, supervised
+  from jaxaug import augment, registry, supervised
   given = dict(o.removeprefix('--config.').partition('=')[::2]
                for o in overrides)
   for path, block, (kind, key, own) in _blocks(config):
@@ -124,6 +131,11 @@ def _complete(config, overrides):
     for argument, default in takes.items():
       if argument not in block and default is not inspect.Parameter.empty:
         block[argument] = default
+  takes = registry.arguments(augment.standard)
+  del takes['where']
+  for block in config.augmentations.values():
+    for argument in set(takes) - set(block.keys()):
+      block[argument] = takes[argument]
   return config
 
 
@@ -227,11 +239,11 @@ def _dry_run(config, workdir):
 
 def main(argv) -> int:
   """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop."""
-  flags, overrides = _parse(argv)
   from jaxaug import errors, signals
   command = shlex.join(['python', 'launch.py', *argv])
   signals.install()
   try:
+    flags, overrides = _parse(argv)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     with signals.polite():  # Imports that are cut short fail in odd ways.
       from jaxaug import mesh, study
@@ -240,7 +252,11 @@ def main(argv) -> int:
     config = _override(_complete(config, overrides), overrides)
     config = _plain(config)
     workdir = flags.workdir or os.path.join('runs', config['name'])
-    mesh.initialize()
+    mesh.keep_memory()
+    if mesh.initialize():
+      raise errors.InputError(
+          'the environment asks for several hosts; expected one: the stages '
+          'write their files from one host')
     if flags.dry_run:
       _dry_run(config, workdir)
       return 0
@@ -256,6 +272,11 @@ def main(argv) -> int:
     return 0
   except errors.InputError as e:
     print(f'launch.py: {e}', file=sys.stderr)
+    return 2
+  except OSError as e:  # A disk may fail anywhere.
+    from jaxaug import artefacts
+    print(f'launch.py: {artefacts.friendly(e, e.filename or ".")}',
+          file=sys.stderr)
     return 2
   except (signals.Interrupted, KeyboardInterrupt) as e:
     signum = getattr(e, 'signum', 2)

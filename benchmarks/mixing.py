@@ -49,14 +49,13 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
   step = jax.jit(model.step, donate_argnums=0)
   def fetch(bank, index):
     return bank.images[index], bank.labels[index]
-  gather = jax.jit(fetch)
+  gather, to_float = jax.jit(fetch), jax.jit(adversarial.to_float)
 
   def training(fetched):
     nonlocal state
     for images, labels in fetched:
       state, _ = step(state, to_float(images), labels, key)
     return state
-  to_float = jax.jit(adversarial.to_float)
 
   taken = {name: [] for name in (*PARTS, 'step')}
   for i in range(rounds + 1):
@@ -77,6 +76,7 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
 
 
 def main():
+  mesh.keep_memory()  # As launch.py does.
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true',
                       help='few repetitions: a look, not a measurement')

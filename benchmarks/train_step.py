@@ -1,12 +1,16 @@
 """Training steps of every network beside the same networks in PyTorch.
 
-  python -m benchmarks.train_step [--quick] [--only=NAME]
+  python -m benchmarks.train_step [--quick] [--busy] [--only=NAME]
 
 Both sides start from the same weights, see the same images and do the same
 work: losses, gradients, optimizer, averages. PyTorch runs eagerly, in
 channels_last, with fused optimizers and a thread a core. The two alternate;
 a time is the median of its steps. Before anything is timed, parameters are
 counted, outputs compared, and of classifiers also the losses after training.
+
+PyTorch's threads wait for each other in a loop and suffer more from other
+programs than ours do, so that ratios on a busy machine flatter us; there use
+--busy, which gives both sides one core and counts its seconds of work.
 """
 import argparse
 import functools
@@ -19,11 +23,12 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rich.box
 import rich.console
 import rich.table
 
 from configs import quickstart
-from jaxaug import registry, supervised, types
+from jaxaug import mesh, registry, supervised, types
 from jaxaug.generators import cgan
 
 try:
@@ -310,8 +315,8 @@ def gan(spec, batch_size, **settings) -> Pair:
     if hyper[name] != only:
       raise SystemExit(f'train_step: {name} {hyper[name]!r} is not written in '
                        f'PyTorch; expected {only!r}.')
-  model, (images, labels) = cgan.build(spec, **settings), _batch(
-      spec, batch_size)
+  model = cgan.build(spec, **settings)
+  images, labels = _batch(spec, batch_size)
   state, key = jax.jit(model.init)(jax.random.key(0)), jax.random.key(1)
   g = _twin(Generator(spec, hyper), state.g.params)
   d = _twin(Discriminator(spec, hyper), state.d.params)
@@ -391,40 +396,37 @@ def classifier(name, spec, batch_size, **rule) -> Pair:
   return pair
 
 
-def measure(pair: Pair, seconds: float) -> tuple[float, float]:
+def measure(pair: Pair, seconds: float, clock) -> tuple[float, float]:
   """Returns the median milliseconds of a step, ours and PyTorch's."""
   times = {side: [] for side in (pair.ours, pair.theirs)}
-  for side in times:
-    side()
-  end = time.perf_counter() + seconds
-  while time.perf_counter() < end or len(times[pair.theirs]) < 6:
+  end = clock() + seconds
+  while clock() < end or len(times[pair.theirs]) < 6:
     for side, taken in times.items():
-      side()  # Threads of the other side may still spin; not timed.
+      side()  # Not timed: the other side's threads may still spin.
       for _ in range(3):
-        begun = time.perf_counter()
+        begun = clock()
         side()
-        taken.append(1e3 * (time.perf_counter() - begun))
+        taken.append(1e3 * (clock() - begun))
   return tuple(statistics.median(taken) for taken in times.values())
 
 
 def cases() -> dict:
-  """Returns {(network, images, batch): function that makes its Pair}."""
+  """Returns {(network, shape of a batch): function that makes its Pair}."""
   grey = types.ImageSpec(28, 28, 1, 10)
   colour = types.ImageSpec(32, 32, 3, 10)
-  blocks = quickstart.get_config()
-  settings = blocks.generators.cgan.to_dict()
-  rule = blocks.classifiers.cnn.to_dict()
-  small = settings.pop('batch_size')
+  config = quickstart.get_config()
+  settings = config.generators.cgan.to_dict()
+  size = settings['batch_size']
+  rule = config.classifiers.cnn.to_dict()
   for block in (settings, rule):
     for name in ('model', 'steps', 'batch_size'):
-      block.pop(name, None)
-  out = {
-      ('cgan, quickstart', '28x28x1', small): lambda: gan(grey, small,
-                                                          **settings),
-      ('cgan, defaults', '28x28x1', 64): lambda: gan(grey, 64)}
+      del block[name]
+  out = {('cgan, quickstart', f'{size}x28x28x1'):
+             lambda: gan(grey, size, **settings),
+         ('cgan, defaults', '64x28x28x1'): lambda: gan(grey, 64)}
   for name, how in (('cnn', rule), ('resnet', {})):
     for spec in (grey, colour):
-      out[name, 'x'.join(map(str, spec[:3])), 64] = functools.partial(
+      out[name, 'x'.join(map(str, (64, *spec[:3])))] = functools.partial(
           classifier, name, spec, 64, **how)
   return out
 
@@ -435,25 +437,36 @@ def main():
                       help='few repetitions: a look, not a measurement')
   parser.add_argument('--only', default='',
                       help='networks whose name begins so')
+  parser.add_argument('--busy', action='store_true',
+                      help='one core, processor time: where others work too')
   args = parser.parse_args()
+  if args.busy:
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+  mesh.keep_memory()  # As launch.py does.
   cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(cores)
   torch.manual_seed(0)
-  table = rich.table.Table(title=(
-      f'One training step, {cores} cores, jax {jax.__version__}, '
+  console = rich.console.Console()
+  load = os.getloadavg()[0]
+  if load > 0.5 and not args.busy:
+    console.print(f'Load {load:.1f}: other programs run, which flatters '
+                  'jaxaug; see --busy.')
+  table = rich.table.Table(box=rich.box.SIMPLE, title=(
+      f'One training step, cores: {cores}, jax {jax.__version__}, '
       f'PyTorch {torch.__version__}'))
-  for i, name in enumerate(('network', 'images', 'batch', 'parameters',
-                            'compile s', 'jaxaug ms', 'PyTorch ms', 'ratio')):
-    table.add_column(name, justify='right' if i > 1 else 'left')
-  for (name, images, batch), make in cases().items():
+  for i, name in enumerate(('network', 'batch', 'parameters', 'compile',
+                            'jaxaug', 'PyTorch', 'ratio')):
+    table.add_column(name, justify='right' if i > 1 else 'left', no_wrap=True)
+  for (name, shape), make in cases().items():
     if not name.startswith(args.only):
       continue
     pair = make()
-    ours, theirs = measure(pair, 1 if args.quick else 10)
-    table.add_row(name, images, str(batch), f'{pair.parameters:,}',
-                  f'{pair.compile:.1f}', f'{ours:.1f}', f'{theirs:.1f}',
-                  f'{theirs / ours:.2f}')
-  rich.console.Console().print(table)
+    ours, theirs = measure(pair, 1 if args.quick else 10,
+                           time.process_time if args.busy
+                           else time.perf_counter)
+    table.add_row(name, shape, f'{pair.parameters:,}', f'{pair.compile:.1f} s',
+                  f'{ours:.1f} ms', f'{theirs:.1f} ms', f'{theirs / ours:.2f}')
+  console.print(table)
 
 
 if __name__ == '__main__':

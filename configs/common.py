@@ -26,7 +26,7 @@ def base() -> config_dict.ConfigDict:
   config.data.per_class = optional(int)    # Low-data subset: images a class,
   config.data.fraction = optional(float)   # or a share of every class.
   config.data.classes = optional(object)   # Names or numbers to keep.
-  config.data.imbalance = optional(object)  # Counts, or ('exponential', r).
+  config.data.imbalance = optional(object)  # Counts, or ('exponential', 10).
   config.data.val_fraction = 0.2           # Of the subset, for selection.
   config.data.test_fraction = optional(float)  # Where a source has no test.
   config.data.folds = optional(int)        # k-fold: the number of folds,
@@ -34,7 +34,8 @@ def base() -> config_dict.ConfigDict:
   config.data.allow_overlap = False        # Accept test images in train.
   config.data.data_dir = optional(str)     # tfds: where sets are prepared,
   config.data.cache_dir = optional(str)    # and where decoded ones are kept;
-  for key in ('train_split', 'test_split', 'image_key', 'label_key'):
+  for key in ('train_split', 'test_split', 'validation_split', 'image_key',
+              'label_key'):
     config.data[key] = optional(str)       # its splits and features.
   for key in ('train_images', 'train_labels', 'test_images', 'test_labels',
               'val_images', 'val_labels', 'names_key', 'train_index',
@@ -78,17 +79,21 @@ def pool(generator: str, *, per_class: int, batch_size: int = 100,
        'batch_size': batch_size, 'selector': selector, **hyper})
 
 
-def arm(name: str, *, pool: str = '', augment: str = '', **how) -> dict:
+def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
+        **how) -> dict:
   """One arm: real images, and how those of a pool join them.
 
   Args:
     name: what it is called.
     pool: a name of config.pools, or '' for real images alone.
     augment: a name of config.augmentations, or ''.
+    baseline: the arm that it is compared with, or '' for config.baseline; the
+      two should differ in one thing only.
     **how: one of replace, add, add_per_class, fill, pool_only, as in
       jaxaug.mixing.compose.
   """
-  return {'name': name, 'pool': pool, 'augment': augment, **how}
+  return {'name': name, 'pool': pool, 'augment': augment, 'baseline': baseline,
+          **how}
 
 
 def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:

@@ -27,16 +27,17 @@ def get_config(arg: str | None = None):
   config.judge.steps = 3000
   config.judge.batch_size = 128
   config.classifiers.cnn = common.classifier(
-      'cnn', steps=600, batch_size=50, optimizer='adam', learning_rate=1e-3,
+      'cnn', steps=600, batch_size=48, optimizer='adam', learning_rate=1e-3,
       weight_decay=1e-4)
   config.classifiers.resnet = common.classifier(
-      'resnet', steps=600, batch_size=50, stem_stride=2, learning_rate=0.05)
+      'resnet', steps=600, batch_size=48, stem_stride=2, learning_rate=0.05)
   config.arms = (
       common.arm('real'),
       common.arm('standard', augment='standard'),
       common.arm('rotation', augment='rotation'),
       common.arm('add_100', pool='cgan', add=1.0),
-      common.arm('standard_add_100', pool='cgan', add=1.0, augment='standard'),
+      common.arm('standard_add_100', pool='cgan', add=1.0, augment='standard',
+                 baseline='standard'),
       common.arm('replace_50', pool='cgan', replace=0.5),
       common.arm('pool_only', pool='cgan', pool_only=True),
   )

@@ -28,13 +28,14 @@ def get_config(arg: str | None = None):
   config.generators.cgan = cgan(steps=1000)
   config.pools.cgan = common.pool('cgan', per_class=100)
   config.classifiers.cnn = common.classifier(
-      'cnn', steps=400, batch_size=50, optimizer='adam', learning_rate=1e-3,
+      'cnn', steps=400, batch_size=48, optimizer='adam', learning_rate=1e-3,
       weight_decay=1e-4)
   config.arms = (
       common.arm('real'),
       common.arm('standard', augment='standard'),
       common.arm('add_100', pool='cgan', add=1.0),
-      common.arm('standard_add_100', pool='cgan', add=1.0, augment='standard'),
+      common.arm('standard_add_100', pool='cgan', add=1.0, augment='standard',
+                 baseline='standard'),
       common.arm('replace_50', pool='cgan', replace=0.5),
   )
   return common.finish(config, arg)

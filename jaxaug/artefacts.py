@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -181,7 +182,8 @@ def begin(partial, resume: bool = False):
 
 def finish(partial, final, manifest: dict):
   """Writes `manifest.json` and gives the folder its final name."""
-  write_json(pathlib.Path(partial) / 'manifest.json', manifest)
+  write_json(pathlib.Path(partial) / 'manifest.json',
+             manifest | {'commit': _commit()})
   with writing(final):
     os.rename(partial, final)
     handle = os.open(os.path.dirname(os.path.abspath(final)), os.O_RDONLY)
@@ -285,6 +287,7 @@ def stamp() -> dict:
           'platform': platform.platform()}
 
 
+@functools.cache
 def _commit() -> str | None:
   root = pathlib.Path(__file__).resolve().parents[1]
   if not (root / '.git').exists():  # Installed: a repository above is not ours.

@@ -103,6 +103,10 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
   if len(chosen) > 1:
     raise errors.InputError(
         f'{where}: {" and ".join(chosen)} exclude each other; expected one.')
+  if pool_labels is not None and not chosen:
+    raise errors.InputError(
+        f'{where}.pool: given, but not how to use it; expected one of replace, '
+        'add, add_per_class, fill, pool_only.')
   if chosen and pool_labels is None:
     raise errors.InputError(
         f'{where}.pool: missing; {next(iter(chosen))} needs the name of a '

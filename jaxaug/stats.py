@@ -109,7 +109,7 @@ def verdict(difference: float, low, high, p_corrected, n: int,
 
 
 def compare(runs: dict, baseline: str, alpha: float = 0.05,
-            lower_is_better: bool = True) -> dict:
+            lower_is_better: bool = True, against: dict | None = None) -> dict:
   """Compares every arm with the baseline, corrected over the arms.
 
   Args:
@@ -117,29 +117,35 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
     baseline: the arm that the others are compared with.
     alpha: level of the tests; intervals cover 1 - alpha.
     lower_is_better: False for accuracies and the like.
+    against: arm -> the arm that it is compared with in place of the baseline,
+      so that the two differ in one thing.
 
   Returns:
-    arm -> mean, std, n, difference, low, high, p, p_corrected and verdict;
-    the baseline's own comparison is None and its verdict 'baseline'.
+    arm -> mean, std, n, baseline, difference, low, high, p, p_corrected and
+    verdict; the baseline's own comparison is None and its verdict 'baseline'.
 
   Raises:
     InputError: the baseline is not an arm, or the runs do not pair up.
   """
-  if baseline not in runs:
-    raise errors.InputError(
-        f'stats: the baseline {baseline!r} is no arm; expected one of '
-        f'{", ".join(runs)}.{errors.nearest(baseline, runs)}')
-  tests = {arm: paired(values, runs[baseline], alpha)
-           for arm, values in runs.items() if arm != baseline}
+  against = {arm: (against or {}).get(arm, baseline)
+             for arm in runs if arm != baseline}
+  for other in (baseline, *against.values()):
+    if other not in runs:
+      raise errors.InputError(
+          f'stats: the baseline {other!r} is no arm; expected one of '
+          f'{", ".join(runs)}.{errors.nearest(other, runs)}')
+  tests = {arm: paired(runs[arm], runs[other], alpha)
+           for arm, other in against.items()}
   corrected = dict(zip(tests, holm([t['p'] for t in tests.values()]),
                        strict=True))
   out = {}
   for arm, values in runs.items():
     out[arm] = summary(values) | dict.fromkeys(
-        ('difference', 'low', 'high', 'p', 'p_corrected'))
+        ('baseline', 'difference', 'low', 'high', 'p', 'p_corrected'))
     out[arm]['verdict'] = 'baseline'
     if arm in tests:
-      out[arm] |= tests[arm] | {'p_corrected': corrected[arm]}
+      out[arm] |= tests[arm] | {'baseline': against[arm],
+                                'p_corrected': corrected[arm]}
       out[arm]['verdict'] = verdict(
           **{k: out[arm][k] for k in ('difference', 'low', 'high',
                                       'p_corrected', 'n')},

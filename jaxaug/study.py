@@ -27,10 +27,10 @@ STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
 _LOOP = ('model', 'steps', 'batch_size')
 # Keys of a pool's block that do not go to its selector.
 _POOL = ('generator', 'per_class', 'selector')
-_ARM = ('name', 'pool', 'augment')
+_ARM = ('name', 'pool', 'augment', 'baseline')
 _MIX = ('replace', 'add', 'add_per_class', 'fill', 'pool_only')
 # A change of what a stage computes belongs into its hash.
-_VERSION = 1
+_VERSIONS = {'generate': 1, 'pool': 2, 'classify': 2, 'evaluate': 2}
 _JUDGE = 'judge'
 
 
@@ -68,11 +68,20 @@ def _named(value, known, where: str, what: str):
         f'{errors.nearest(value, known)}')
 
 
+def _folder_name(name: str, where: str):
+  if '/' in name or name.startswith('.'):
+    raise errors.InputError(
+        f'{where}: {name!r}; expected a name without "/" that can be a folder.')
+
+
 def _check_arms(config: dict):
   """Refuses arms that name what the study does not have."""
-  names = [arm.get('name') for arm in config['arms']]
+  names = [arm.get('name') for arm in config['arms'] if isinstance(arm, dict)]
   for i, arm in enumerate(config['arms']):
     where = f'config.arms[{i}]'
+    if not isinstance(arm, dict):
+      raise errors.InputError(f'{where}: {arm!r}; expected what common.arm '
+                              'returns.')
     for key in arm:
       if key not in (*_ARM, *_MIX):
         raise errors.InputError(
@@ -81,15 +90,15 @@ def _check_arms(config: dict):
     if not arm.get('name') or names.count(arm['name']) > 1:
       raise errors.InputError(
           f'{where}.name: {arm.get("name")!r}; expected a name of its own.')
-    if '/' in arm['name'] or arm['name'].startswith('.'):
-      raise errors.InputError(
-          f'{where}.name: {arm["name"]!r}; expected a name without "/" that '
-          'can be a folder.')
+    _folder_name(arm['name'], f'{where}.name')
     if arm.get('pool'):
       _named(arm['pool'], config['pools'], f'{where}.pool', 'pool')
     if arm.get('augment'):
       _named(arm['augment'], config['augmentations'], f'{where}.augment',
              'augmentation')
+    if arm.get('baseline'):
+      _named(arm['baseline'], [n for n in names if n != arm['name']],
+             f'{where}.baseline', 'other arm')
   if not names:
     raise errors.InputError('config.arms: empty; expected at least one arm.')
   _named(config['baseline'], names, 'config.baseline', 'arm')
@@ -109,11 +118,22 @@ def check(config: dict):
     registry.check(augment.standard, block, where)
     augment.standard(**block, where=where)
   registry.find('metrics', config['metric'], 'config.metric')
-  for section in ('generators', 'classifiers'):
-    for name, block in config[section].items():
-      registry.find(section, block['model'], f'config.{section}.{name}.model')
-      for key in ('steps', 'batch_size'):
-        errors.count(f'config.{section}.{name}.{key}', block[key])
+  for section in ('generators', 'pools', 'classifiers'):
+    for name in config[section]:
+      _folder_name(name, f'config.{section}')
+  judge = config['judge']
+  if judge.get('augment'):
+    _named(judge['augment'], config['augmentations'], 'config.judge.augment',
+           'augmentation')
+  for kind, where, block in (
+      *(('generators', f'config.generators.{name}', block)
+        for name, block in config['generators'].items()),
+      *(('classifiers', f'config.classifiers.{name}', block)
+        for name, block in config['classifiers'].items()),
+      ('classifiers', 'config.judge', judge)):
+    registry.find(kind, block['model'], f'{where}.model')
+    for key in ('steps', 'batch_size'):
+      errors.count(f'{where}.{key}', block[key])
   if not config['classifiers']:
     raise errors.InputError('config.classifiers: empty; expected at least one.')
   for name, block in config['pools'].items():
@@ -171,10 +191,6 @@ def open_study(config: dict, workdir: pathlib.Path, devices,
   made = data.read(folder)
   manifest = artefacts.manifest(folder.final)
   spec = types.ImageSpec(*manifest['shape'], len(made.class_names))
-  for name, digest in manifest['digests'].items():
-    if name != 'train' and digest == manifest['digests']['train']:
-      raise errors.InputError(
-          f'{folder.final}: the {name} split is the training split.')
   study = Study(config, workdir, folder, manifest, made, spec, {
       name: generate.build(spec, f'config.generators.{name}', block['model'],
                            _arguments(block))
@@ -191,7 +207,8 @@ def _generators(study: Study, devices) -> dict[str, Unit]:
   for name, block in study.config['generators'].items():
     seed = _seed(study.config, 'generator', name)
     key = artefacts.digest([
-        _VERSION, study.spec, study.manifest['digests']['train'], block, seed])
+        _VERSIONS['generate'], study.spec, study.manifest['digests']['train'],
+        block, seed, study.config['log_every']])
     folder = artefacts.folder(study.workdir / 'generate', f'{name}-{key}')
     def work(name=name, block=block, seed=seed, folder=folder):
       return generate.run(
@@ -217,8 +234,8 @@ def _pools(study: Study, generators) -> dict[str, Unit]:
     source = generators[block['generator']]
     seed = _seed(study.config, 'pool', name)
     key = artefacts.digest([
-        _VERSION, source.folder.final.name, block, seed,
-        study.manifest['digests']['test']])
+        _VERSIONS['pool'], source.folder.final.name, block, seed,
+        study.splits.class_names, study.manifest['digests']['test']])
     folder = artefacts.folder(study.workdir / 'pools', f'{name}-{key}')
     select = registry.build('selectors', block['selector'],
                             _arguments(block, *_POOL), f'config.pools.{name}',
@@ -301,12 +318,15 @@ def _classifier(study, name, where, block, arm, run, plan, bank, drawn,
                 devices) -> Unit:
   """One run as a unit; `drawn` names the pool's folder."""
   config = study.config
-  augmentation = dict(config['augmentations'].get(arm.get('augment', ''), {}))
+  augmentation = dict(config['augmentations'][arm['augment']]
+                      if arm.get('augment') else {})
   seed = _seed(config, 'classifier')
   key = artefacts.digest([
-      _VERSION, study.spec, study.manifest['digests'], block, arm,
-      augmentation, drawn, seed, run, plan.seed, config['eval_every'],
-      config['log_every']])
+      _VERSIONS['classify'], study.spec,
+      [study.manifest['digests'][part] for part in
+       ('train', 'validation', 'test')],
+      block, {k: arm[k] for k in _MIX if k in arm}, augmentation, drawn, seed,
+      run, plan.seed, config['eval_every'], config['log_every']])
   folder = artefacts.folder(study.workdir / 'classify', f'{name}-{key}')
   def work():
     return classify.run(
@@ -338,6 +358,8 @@ def _judge(study: Study, devices):
                        seed=(_seed(study.config, _JUDGE),))
   def bank():
     return _bank(parts, devices)
+  classify.build(study.spec, 'config.judge', block['model'],
+                 _arguments(block, 'augment'), block['steps'])
   arm = {'name': _JUDGE, 'augment': block.get('augment', '')}
   yield _classifier(study, _JUDGE, 'config.judge', block, arm, 0, plan, bank,
                     study.manifest['digests']['unused'], devices)
@@ -383,14 +405,20 @@ def _results(study: Study, command: str, devices) -> dict:
          for arm in config['arms']},
         {arm['name']: _describe(arm) for arm in config['arms']},
         metric=config['metric'], baseline=config['baseline'],
+        against={arm['name']: arm['baseline'] for arm in config['arms']
+                 if arm.get('baseline')},
         alpha=config['alpha'], classes=study.spec.num_classes)
-  seconds = collections.Counter()
+  seconds = collections.Counter(data=study.manifest['seconds'])
+  commits = {study.manifest['commit']}
   for unit in study.units:
-    seconds[unit.stage] += artefacts.manifest(unit.folder.final)['seconds']
+    manifest = artefacts.manifest(unit.folder.final)
+    seconds[unit.stage] += manifest['seconds']
+    commits.add(manifest['commit'])
   return {
       'study': config['name'], 'command': command,
       'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
-      'config': config, 'stamp': artefacts.stamp(),
+      'config': config, 'stamp': artefacts.stamp() | {
+          'commits_of_artefacts': sorted(map(str, commits))},
       'devices': mesh.describe(devices), 'seeds': [
           [config['seed'], run] for run in range(config['runs'])],
       'alpha': config['alpha'], 'data': study.manifest,
@@ -421,7 +449,7 @@ def _work(study: Study, last: str):
 def evaluation(study: Study) -> artefacts.Folder:
   """Where the results of exactly these units stand."""
   key = artefacts.digest([
-      _VERSION, study.config, study.data.final.name,
+      _VERSIONS['evaluate'], study.config, study.data.final.name,
       [unit.folder.final.name for unit in study.units]])
   return artefacts.folder(study.workdir / 'evaluate', key)
 
@@ -444,12 +472,19 @@ def _conclude(study: Study, command: str, devices, stage: str) -> dict:
   return results
 
 
+def _devices(config: dict):
+  """Returns the mesh that every batch of the study can be split over."""
+  blocks = (*config['generators'].values(), *config['classifiers'].values(),
+            config['judge'])
+  return mesh.make(batch_sizes=[block['batch_size'] for block in blocks])
+
+
 @contextlib.contextmanager
 def plan(config: dict, workdir: pathlib.Path):
   """Yields the study of a launch, nothing done; new data in a scratch."""
   check(config)
   with tempfile.TemporaryDirectory() as scratch:
-    yield open_study(config, workdir, mesh.make(), pathlib.Path(scratch))
+    yield open_study(config, workdir, _devices(config), pathlib.Path(scratch))
 
 
 def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):
@@ -469,7 +504,7 @@ def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):
   check(config)
   workdir = pathlib.Path(workdir)
   with artefacts.lock(workdir, config['name']):
-    devices = mesh.make()
+    devices = _devices(config)
     study = open_study(config, workdir, devices)
     artefacts.write_json(workdir / 'config.json', config)
     _work(study, last)

@@ -69,7 +69,6 @@ def test_the_largest_remainders_are_rounded_up():
 
 
 @pytest.mark.parametrize('how, real, synthetic', [
-    ({}, [5, 2, 9], [0, 0, 0]),
     ({'replace': 0.0}, [5, 2, 9], [0, 0, 0]),
     ({'replace': 1.0}, [0, 0, 0], [5, 2, 9]),
     ({'replace': 1}, [0, 0, 0], [5, 2, 9]),
@@ -85,6 +84,11 @@ def test_what_each_choice_means(how, real, synthetic):
   made, got_real, got_synthetic = _compose([5, 2, 9], [20, 20, 20], **how)
   assert (got_real.tolist(), got_synthetic.tolist()) == (real, synthetic)
   assert made.real.dtype == made.synthetic.dtype == np.int64
+
+
+def test_a_pool_without_a_use_is_refused():
+  with pytest.raises(errors.InputError, match='arm.pool: given, but not how'):
+    _compose([5, 2, 9], [20, 20, 20])
 
 
 def test_real_only_needs_no_pool():

@@ -177,3 +177,19 @@ def test_discrete_errors_stay_under_alpha():
     false += stats.compare({'a': table[0], 'b': table[1]},
                            'a')['b']['verdict'] != 'no evidence'
   assert false / 3000 < .05
+
+
+def test_an_arm_may_have_a_baseline_of_its_own():
+  runs = {'real': [.30, .31, .29, .32], 'plain': [.20, .21, .19, .23],
+          'both': [.20, .22, .19, .22]}
+  alone = stats.compare(runs, 'real')
+  out = stats.compare(runs, 'real', against={'both': 'plain'})
+  # Against real it shines by its augmentation; against its like it does not.
+  assert alone['both']['verdict'] == 'helps'
+  assert out['both']['verdict'] == 'no evidence'
+  assert out['both']['baseline'] == 'plain' and out['plain'][
+      'baseline'] == 'real' and out['real']['baseline'] is None
+  assert out['plain']['p'] == alone['plain']['p']
+  assert out['both']['p'] == stats.paired(runs['both'], runs['plain'])['p']
+  with pytest.raises(errors.InputError, match="'plane' is no arm"):
+    stats.compare(runs, 'real', against={'both': 'plane'})

@@ -44,10 +44,15 @@ def _fingerprint(path: str | None) -> list:
           for f in files]
 
 
+# A change of what this stage computes belongs into its key.
+_VERSION = 2
+
+
 def key(*, seed: int, **config) -> str:
   """Names the stage's folder: its config and its files."""
+  files = _fingerprint(config.get('path'))
   return artefacts.digest(
-      {'seed': seed, 'files': _fingerprint(config.get('path')), **config})
+      {'version': _VERSION, 'seed': seed, 'files': files, **config})
 
 
 def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
@@ -55,12 +60,13 @@ def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
   begun = time.monotonic()
   load, load_args, split_args = arguments(**config)
   dataset = load(**load_args)
-  fit = {'resize': config.get('resize'), 'crop': config.get('crop')}
-  # A no-op for a source that has cut its images already.
+  # A source that takes these keys has cut its images already.
+  fit = {key: config[key] for key in ('resize', 'crop')
+         if config.get(key) is not None and key not in load_args}
   dataset = dataset._replace(**{
       part: split._replace(images=images.fit_all(split.images, **fit))
       for part in ('train', 'validation', 'test')
-      if (split := getattr(dataset, part)) is not None})
+      if fit and (split := getattr(dataset, part)) is not None})
   made = splits.make(dataset, seed=seed, **split_args)
   # Here, as numpy does not say that the disk is full.
   artefacts.check_space(folder.partial, sum(

@@ -64,14 +64,15 @@ def _arm(description: str, runs: list[dict]) -> dict:
 
 def classifier(folders: dict[str, list[artefacts.Folder]],
                descriptions: dict[str, str], *, metric: str, baseline: str,
-               alpha: float, classes: int) -> dict:
+               against: dict[str, str], alpha: float, classes: int) -> dict:
   """Returns a classifier's entry of results.json: every arm and its verdict.
 
   Args:
     folders: arm -> the finished runs, the same runs in all arms.
     descriptions: arm -> its line for the reader.
     metric: a file of metrics/.
-    baseline: the arm that the others are compared with.
+    baseline: the arm that the others are compared with,
+    against: but for these: arm -> the arm that it is compared with.
     alpha: level of the tests.
     classes: number of classes.
   """
@@ -83,7 +84,7 @@ def classifier(folders: dict[str, list[artefacts.Folder]],
     parameters = runs[0]['parameters']
   compared = stats.compare({arm: entry['errors'] for arm, entry in
                             arms.items()}, baseline, alpha,
-                           block.LOWER_IS_BETTER)
+                           block.LOWER_IS_BETTER, against)
   return {'model': runs[0]['model'], 'steps': runs[0]['steps'],
           'parameters': parameters, 'baseline': baseline, 'metric': metric,
           'arms': {arm: arms[arm] | compared[arm] for arm in arms}}

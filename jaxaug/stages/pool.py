@@ -31,8 +31,8 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
       raise errors.InputError(
           f'config.pools.{name}.selector: {selector!r} keeps too few images: '
           f'{wanted.sum()} are missing after {draws * batch_size}.')
-    # Classes that are still wanted, in equal shares.
-    ask = rng.permutation(np.resize(np.flatnonzero(wanted), batch_size))
+    # All classes, also those that need no more: batch norm may look on.
+    ask = rng.permutation(np.resize(np.arange(len(wanted)), batch_size))
     ask = ask.astype(np.int32)
     drawn = images.to_uint8(
         sample(variables, jax.random.fold_in(key, draws), ask))

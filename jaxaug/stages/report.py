@@ -57,7 +57,7 @@ def page(results: dict, grids: dict) -> str:
       'font.family': 'DejaVu Sans', 'text.parse_math': False,
       'text.usetex': False, 'axes.unicode_minus': True}):
     return environment.get_template('report.html.jinja').render(
-        r=results, level=f'{100 * (1 - results["alpha"]):g} %',
+        r=results, rival=rival, level=f'{100 * (1 - results["alpha"]):g} %',
         answers={name: answer(c, results['alpha'])
                  for name, c in results['classifiers'].items()},
         stronger={name: stronger_plain(c)
@@ -80,8 +80,9 @@ def verdict_table(results: dict):
   out = table.Table(
       title=f'Verdicts of {results["study"]}', title_justify='left',
       box=box.SIMPLE, padding=(0, 1, 0, 0), caption_justify='left',
-      caption='Difference to the baseline in points of test error with its '
-              f'{100 * (1 - results["alpha"]):g} % interval; p after Holm.')
+      caption='Difference to the baseline, or the arm named, in points of test '
+              f'error with its {100 * (1 - results["alpha"]):g} % interval; p '
+              'after Holm.')
   out.add_column('arm', overflow='fold')
   for column in ('real +\nsynthetic', 'error %', 'difference', 'p'):
     out.add_column(column, justify='right', no_wrap=True)
@@ -94,8 +95,10 @@ def verdict_table(results: dict):
       spread = '' if row['std'] is None else f'\n± {percent(row["std"])}'
       interval = '' if row['low'] is None else (
           f'\n[{points(row["low"])}, {points(row["high"])}]')
+      other = rival(row, classifier)
       out.add_row(
-          text.Text(f' {arm}'), f'{row["real"]:,} + {row["synthetic"]:,}',
+          text.Text(f' {arm}' + f'\n  against {other}' * bool(other)),
+          f'{row["real"]:,} + {row["synthetic"]:,}',
           f'{percent(row["mean"])}{spread} ({row["n"]})',
           text.Text(points(row['difference']) + interval if compared else ''),
           p_value(row['p_corrected']) if compared else '',
@@ -153,12 +156,19 @@ def flat(nested: dict, prefix: str = '') -> list:
   return rows
 
 
-def _clause(row: dict, alpha: float) -> str:
+def rival(row: dict, classifier: dict) -> str | None:
+  """Names what an arm is compared with where that is not the baseline."""
+  other = row.get('baseline')
+  return None if other == classifier['baseline'] else other
+
+
+def _clause(row: dict, alpha: float, other: str | None) -> str:
   """Returns an arm's difference, interval and runs in words."""
   interval = '' if row['low'] is None else (
       f'{100 * (1 - alpha):g} % interval {points(row["low"])} to '
       f'{points(row["high"])}, ')
-  return (f'difference {points(row["difference"])} points, {interval}'
+  other = f' to {other}' if other else ''
+  return (f'difference{other} {points(row["difference"])} points, {interval}'
           f'{row["n"]} paired run{"s" if row["n"] > 1 else ""}')
 
 
@@ -176,7 +186,8 @@ def answer(classifier: dict, alpha: float) -> dict:
   for arm, row in arms.items():
     text = row['description'] or arm
     (lines if row['synthetic'] else plain).append(
-        (row['verdict'], text[0].upper() + text[1:], _clause(row, alpha)))
+        (row['verdict'], text[0].upper() + text[1:],
+         _clause(row, alpha, rival(row, classifier))))
   counts = collections.Counter(verdict for verdict, *_ in lines)
   said = [f'{words} {counts[verdict]}' for verdict, words in (
       ('helps', 'help in'), ('hurts', 'hurt in'),
@@ -435,10 +446,12 @@ def classifier_figures(classifier: dict, alpha: float) -> dict:
   colors = {arm: VERDICT_COLORS.get(row['verdict'], INK)
             for arm, row in arms.items()}
   labels = {arm: arm + ' (baseline)' * (arm == base) for arm in arms}
+  rivals = {arm: rival(row, classifier) for arm, row in arms.items()}
   errors = [(labels[arm], 100 * np.asarray(row['errors']), colors[arm])
             for arm, row in arms.items()]
   differences = [
-      (labels[arm], 100 * np.subtract(row['errors'], reference['errors']),
+      (labels[arm] + f' against {rivals[arm]}' * bool(rivals[arm]),
+       100 * np.subtract(row['errors'], arms[rivals[arm] or base]['errors']),
        colors[arm]) for arm, row in arms.items()]
   limits = curve_limits(arms)
   return {
