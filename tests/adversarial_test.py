@@ -491,7 +491,7 @@ def test_a_generator_learns_a_pattern_a_class():
 
 @pytest.mark.parametrize('given, line', [
     ({'loss': 'hinges'}, "^loss: 'hinges'; .*mean 'hinge'"),
-    ({'d_steps': 0}, '^d_steps: 0; expected at least 1'),
+    ({'d_steps': 0}, '^d_steps: 0; expected a whole number of at least 1'),
     ({'statistics': 'moving'}, "^statistics: 'moving'; expected one of run"),
     ({'label_smoothing': 0.9}, "^label_smoothing: loss 'hinge'"),
     ({'diff_augment': 'colour'}, "^diff_augment: 'colour'; .*mean 'color'"),
