@@ -170,9 +170,14 @@ def _override(config, overrides):
   from absl import flags
   from ml_collections import config_flags
 
+  from configs import common
   from jaxaug import errors
   for override in overrides:
     _check_path(config, override)
+    m = re.fullmatch(r'--config\.data\.(\w+)=None', override)
+    if m and common.base().data[m[1]] is None:
+      config.data[m[1]] = None  # Which the parsers cannot read.
+      continue
     values, argv = flags.FlagValues(), ['launch.py', override]
     config_flags.DEFINE_config_dict('config', config, lock_config=True,
                                     flag_values=values, sys_argv=argv)

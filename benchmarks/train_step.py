@@ -451,10 +451,10 @@ def main():
   if load > 0.5 and not args.busy:
     console.print(f'Load {load:.1f}: other programs run, which flatters '
                   'jaxaug; see --busy.')
-  table = rich.table.Table(box=rich.box.SIMPLE, title=(
+  table = rich.table.Table(box=rich.box.SIMPLE, collapse_padding=True, title=(
       f'One training step, cores: {cores}, jax {jax.__version__}, '
       f'PyTorch {torch.__version__}'))
-  for i, name in enumerate(('network', 'batch', 'parameters', 'compile',
+  for i, name in enumerate(('network', 'batch', 'weights', 'compile',
                             'jaxaug', 'PyTorch', 'ratio')):
     table.add_column(name, justify='right' if i > 1 else 'left', no_wrap=True)
   for (name, shape), make in cases().items():

@@ -71,9 +71,12 @@ def classifier(model: str, *, steps: int, batch_size: int = 64, **hyper):
       {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
 
 
-def pool(generator: str, *, per_class: int, batch_size: int = 100,
+def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
          selector: str = 'all', **hyper):
-  """A block of config.pools: what a generator draws and a selector keeps."""
+  """A block of config.pools: what a generator draws and a selector keeps.
+
+  per_class: 0 for as many as the arms need, but 100 at least.
+  """
   return config_dict.ConfigDict(
       {'generator': generator, 'per_class': per_class,
        'batch_size': batch_size, 'selector': selector, **hyper})

@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
   config.augmentations.standard = dict(flip=0.5, shift=1)
   config.augmentations.rotation = dict(flip=0.5, shift=1, rotation=15.0)
   config.generators.cgan = quickstart.cgan(steps=3000)
-  config.pools.cgan = common.pool('cgan', per_class=200)
+  config.pools.cgan = common.pool('cgan')
   config.judge.steps = 3000
   config.judge.batch_size = 128
   config.classifiers.cnn = common.classifier(

@@ -26,9 +26,9 @@ def get_config(arg: str | None = None):
   config.data.per_class = 50
   config.augmentations.standard = dict(flip=0.5, shift=1)
   config.generators.cgan = cgan(steps=1000)
-  config.pools.cgan = common.pool('cgan', per_class=100)
+  config.pools.cgan = common.pool('cgan')
   config.classifiers.cnn = common.classifier(
-      'cnn', steps=400, batch_size=48, optimizer='adam', learning_rate=1e-3,
+      'cnn', steps=300, batch_size=48, optimizer='adam', learning_rate=1e-3,
       weight_decay=1e-4)
   config.arms = (
       common.arm('real'),

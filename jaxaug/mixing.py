@@ -47,13 +47,44 @@ def _shares(counts: np.ndarray, share: float) -> np.ndarray:
   return _apportion(counts * share, int(np.floor(counts.sum() * share + 0.5)))
 
 
-def _wanted(counts, *, replace, add, add_per_class, fill, pool_only,
-            class_names, where) -> tuple[np.ndarray, np.ndarray]:
-  """Returns how many real images to keep and synthetic ones to use a class."""
+def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
+                 replace: float | None = None, add: float | None = None,
+                 add_per_class=None, fill=None, pool_only: bool = False,
+                 where: str = 'arm') -> tuple[np.ndarray, np.ndarray]:
+  """Returns how many real images an arm keeps and how many it draws a class.
+
+  With none of the choices given, the arm is the real images alone.
+
+  Args:
+    labels: int [N], of the real training split.
+    class_names: in the order of the labels.
+    replace: share of the real images of each class that gives way.
+    add: synthetic images for each real one, class by class.
+    add_per_class: synthetic images a class: a count, or class name -> count.
+    fill: adds until every class has this many; 'max' means as many as the
+      largest class.
+    pool_only: as many synthetic images as there are real, and no real ones.
+    where: config path, for errors.
+
+  Returns:
+    (keep, draw), int64 [K] each.
+
+  Raises:
+    InputError: more than one choice, or a value out of range.
+  """
+  chosen = {'replace': replace, 'add': add, 'add_per_class': add_per_class,
+            'fill': fill, 'pool_only': pool_only or None}
+  chosen = [k for k, v in chosen.items() if v is not None]
+  if len(chosen) > 1:
+    raise errors.InputError(
+        f'{where}: {" and ".join(chosen)} exclude each other; expected one.')
+  counts = np.bincount(labels, minlength=len(class_names))
   if replace is not None:
+    errors.between(f'{where}.replace', replace, 0, 1)
     out = _shares(counts, replace)
     return counts - out, out
   if add is not None:
+    errors.between(f'{where}.add', add, 0, math.inf)
     return counts, _shares(counts, add)
   if add_per_class is not None:
     key = f'{where}.add_per_class'
@@ -64,6 +95,8 @@ def _wanted(counts, *, replace, add, add_per_class, fill, pool_only,
       errors.count(key, count, least=0)
     return counts, np.array([add_per_class.get(n, 0) for n in class_names])
   if fill is not None:
+    if fill != 'max':
+      errors.count(f"{where}.fill (or 'max')", fill)
     target = counts.max() if fill == 'max' else fill
     return counts, np.maximum(target - counts, 0)
   if pool_only:
@@ -73,55 +106,31 @@ def _wanted(counts, *, replace, add, add_per_class, fill, pool_only,
 
 def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
             class_names: tuple[str, ...], seed: tuple[int, ...],
-            replace: float | None = None, add: float | None = None,
-            add_per_class=None, fill=None, pool_only: bool = False,
-            where: str = 'arm') -> Composition:
+            where: str = 'arm', **how: class_counts) -> Composition:
   """Chooses the images of an arm, class by class.
-
-  With none of the choices given, the arm is the real images alone.
 
   Args:
     labels: int [N], of the real training split.
     pool_labels: int [M], of the arm's pool, or None without one.
     class_names: in the order of the labels.
     seed: of the choice; arms that share it choose alike.
-    replace: share of the real images of each class that gives way.
-    add: synthetic images for each real one, class by class.
-    add_per_class: synthetic images a class: a count, or class name -> count.
-    fill: adds until every class has this many; 'max' means as many as the
-      largest class.
-    pool_only: as many synthetic images as there are real, and no real ones.
     where: config path, for errors.
+    **how: see class_counts.
 
   Raises:
-    InputError: more than one choice, a value out of range, or a pool that
-      holds too few images of a class.
+    InputError: what class_counts refuses, a pool without a use, a use without
+      a pool, or a pool that holds too few images of a class.
   """
-  chosen = {k: v for k, v in (
-      ('replace', replace), ('add', add), ('add_per_class', add_per_class),
-      ('fill', fill), ('pool_only', pool_only or None)) if v is not None}
-  if len(chosen) > 1:
-    raise errors.InputError(
-        f'{where}: {" and ".join(chosen)} exclude each other; expected one.')
-  if pool_labels is not None and not chosen:
+  keep, draw = class_counts(labels, class_names=class_names, where=where, **how)
+  used = any(v is not None and v is not False for v in how.values())
+  if pool_labels is not None and not used:
     raise errors.InputError(
         f'{where}.pool: given, but not how to use it; expected one of replace, '
         'add, add_per_class, fill, pool_only.')
-  if chosen and pool_labels is None:
+  if used and pool_labels is None:
     raise errors.InputError(
-        f'{where}.pool: missing; {next(iter(chosen))} needs the name of a '
-        'pool of config.pools.')
-  if replace is not None:
-    errors.between(f'{where}.replace', replace, 0, 1)
-  if add is not None:
-    errors.between(f'{where}.add', add, 0, math.inf)
-  if fill not in (None, 'max'):
-    errors.count(f"{where}.fill (or 'max')", fill)
-  counts = np.bincount(labels, minlength=len(class_names))
-  keep, draw = _wanted(counts, replace=replace, add=add,
-                       add_per_class=add_per_class, fill=fill,
-                       pool_only=pool_only, class_names=class_names,
-                       where=where)
+        f'{where}.pool: missing; {next(iter(how))} needs the name of a pool of '
+        'config.pools.')
   real, synthetic = [], []
   for k, name in enumerate(class_names):
     order = np.flatnonzero(labels == k)

@@ -52,6 +52,7 @@ class Study(typing.NamedTuple):
   splits: splits.Splits
   spec: types.ImageSpec
   models: dict
+  pool_sizes: dict
   units: tuple[Unit, ...]
 
 
@@ -143,8 +144,8 @@ def check(config: dict):
     selector = registry.find('selectors', block['selector'],
                              f'{where}.selector')
     registry.check(selector.build, _arguments(block, *_POOL), where, also=_POOL)
-    for key in ('per_class', 'batch_size'):
-      errors.count(f'{where}.{key}', block[key])
+    errors.count(f'{where}.per_class', block['per_class'], least=0)
+    errors.count(f'{where}.batch_size', block['batch_size'])
   _check_arms(config)
 
 
@@ -194,12 +195,30 @@ def open_study(config: dict, workdir: pathlib.Path, devices,
   study = Study(config, workdir, folder, manifest, made, spec, {
       name: generate.build(spec, f'config.generators.{name}', block['model'],
                            _arguments(block))
-      for name, block in config['generators'].items()}, ())
+      for name, block in config['generators'].items()},
+                _pool_sizes(config, made), ())
   generators = _generators(study, devices)
   pools = _pools(study, generators)
   return study._replace(units=(
       *generators.values(), *pools.values(),
       *_classifiers(study, pools, devices), *_judge(study, devices)))
+
+
+# Images a class that a pool has at least, so that its obedience says something.
+_LEAST = 100
+
+
+def _pool_sizes(config: dict, made: splits.Splits) -> dict[str, int]:
+  """Images a class of each pool: as its block says, or as its arms need."""
+  needed = collections.Counter()
+  for i, arm in enumerate(config['arms']):
+    _, draw = mixing.class_counts(
+        np.asarray(made.train.labels), class_names=made.class_names,
+        where=f'config.arms[{i}]', **{k: arm[k] for k in _MIX if k in arm})
+    name = arm.get('pool', '')
+    needed[name] = max(needed[name], int(draw.max()))
+  return {name: block['per_class'] or max(_LEAST, needed[name])
+          for name, block in config['pools'].items()}
 
 
 def _generators(study: Study, devices) -> dict[str, Unit]:
@@ -233,22 +252,23 @@ def _pools(study: Study, generators) -> dict[str, Unit]:
   for name, block in study.config['pools'].items():
     source = generators[block['generator']]
     seed = _seed(study.config, 'pool', name)
+    size = study.pool_sizes[name]
     key = artefacts.digest([
-        _VERSIONS['pool'], source.folder.final.name, block, seed,
+        _VERSIONS['pool'], source.folder.final.name, block, size, seed,
         study.splits.class_names, study.manifest['digests']['test']])
     folder = artefacts.folder(study.workdir / 'pools', f'{name}-{key}')
     select = registry.build('selectors', block['selector'],
                             _arguments(block, *_POOL), f'config.pools.{name}',
                             study.splits.train, key='selector')
     def work(name=name, block=block, seed=seed, folder=folder, source=source,
-             select=select):
+             select=select, size=size):
       model = study.models[block['generator']]
       return pool.run(
           folder, name=name, spec=study.spec, model=model,
           variables=generate.read(source.folder, model),
           generator=block['generator'],
           generator_key=source.folder.final.name, data=study.splits, seed=seed,
-          selector=block['selector'], per_class=block['per_class'],
+          selector=block['selector'], per_class=size,
           batch_size=block['batch_size'], select=select)
     units[name] = Unit('pool', name, folder, 0, work)
   return units
@@ -258,16 +278,15 @@ def _pool_labels(study: Study, name: str):
   """A pool's labels, known before it is drawn."""
   if not name:
     return None
-  return np.repeat(np.arange(study.spec.num_classes),
-                   study.config['pools'][name]['per_class'])
+  return np.repeat(np.arange(study.spec.num_classes), study.pool_sizes[name])
 
 
 def _pool_starts(study: Study) -> dict[str, int]:
   """Where each pool will lie in the bank: behind the real images, in order."""
   starts, start = {'': 0}, len(study.splits.train.labels)
-  for name, block in study.config['pools'].items():
+  for name, size in study.pool_sizes.items():
     starts[name] = start
-    start += block['per_class'] * study.spec.num_classes
+    start += size * study.spec.num_classes
   return starts
 
 

@@ -139,7 +139,7 @@ def test_wrong_types(capsys, workdir, override):
     ('eval_every=0', 'at least 1'),
     ('generators.cgan.steps=0', 'at least 1'),
     ('classifiers.cnn.batch_size=0', 'at least 1'),
-    ('pools.cgan.per_class=0', 'at least 1'),
+    ('pools.cgan.per_class=-1', 'at least 0'),
     ('arms[1].name=real', 'a name of its own'),
     ('arms[1].name=a/b', 'without "/"'),
     ('data.fraction=0.5', 'not both'),
@@ -150,7 +150,6 @@ def test_wrong_types(capsys, workdir, override):
     ('arms[4].replace=1.5', 'from 0 to 1'),
     ('arms[4].replace=-0.5', 'from 0 to 1'),
     ('arms[2].add=-1.0', '0 or more'),
-    ('arms[2].add=99.0', 'config.pools.NAME.per_class of at least'),
     ('generators.cgan.batch_size=401', 'at most 400'),
     ('classifiers.cnn.batch_size=401', '1 to 400'),
     ('judge.batch_size=9999', 'the number of training images'),
@@ -162,6 +161,20 @@ def test_wrong_types(capsys, workdir, override):
 def test_wrong_values(capsys, workdir, override, expected):
   has(refused(capsys, workdir, f'--config.{override}'),
       f'config.{override.partition("=")[0].partition("[")[0]}', expected)
+
+
+def test_a_pool_too_small_names_the_class(capsys, workdir):
+  has(refused(capsys, workdir, '--config.pools.cgan.per_class=20'),
+      "config.arms[2]: class 'T-shirt/top' needs 40 synthetic images and the "
+      'pool holds 20', 'config.pools.NAME.per_class of at least 40')
+
+
+def test_none_empties_an_optional_key(tmp_path, capsys):
+  assert not launch.main([f'--config={QUICK}', f'--workdir={tmp_path}',
+                          '--stage=data', '--config.data.per_class=None'])
+  assert '4000 train, 1000 validation' in capsys.readouterr().out
+  has(refused(capsys, tmp_path, '--config.data.val_fraction=None'),
+      "config.data.val_fraction: 'None' is of the wrong type")
 
 
 def test_missing_config_file(capsys, workdir):
