@@ -81,6 +81,8 @@ def _conv(window, x, kernel):
   padded = -(-h // dh) * dh * -(-w // dw) * dw
   if stride == (1, 1) != dilation and out >= 4 and padded <= 1.5 * h * w:
     return _by_phases(window, x, kernel)
+  if stride == dilation == (1, 1) and out <= 3 < math.isqrt(h * w):
+    return _to_few_channels(window, x, kernel)
   return lax.conv_general_dilated(x, kernel, stride, padding, dilation,
                                   dimension_numbers=_NHWC, precision=precision)
 
@@ -189,6 +191,38 @@ def _by_phases(window, x, kernel):
                      for g, b in cuts[1]], 3) for f, a in cuts[0]]
   y = jnp.stack(rows, 2).reshape(batch, counts[0] * dh, counts[1] * dw, out)
   return y[:, :ends[0], :ends[1]]
+
+
+def _to_few_channels(window, x, kernel):
+  """A convolution to so few channels that its products come first.
+
+  A product gives every tap's share of every pixel; shifted, they add up. A few
+  images at a time, so that the shares stay in the cache.
+  """
+  (kh, kw, channels, out), precision = kernel.shape, window.precision
+  size = [n + low + high for n, (low, high) in
+          zip(x.shape[1:3], window.padding, strict=True)]
+  x = _crop(x, [low for low, _ in window.padding], size)
+  (batch, h, w, _), taps = x.shape, kernel.transpose(0, 1, 3, 2)
+  taps = taps.reshape(-1, channels)
+
+  def part(x):
+    y = lax.dot_general(taps, x.reshape(-1, channels),
+                        (((1,), (1,)), ((), ())), precision)
+    y = y.reshape(kh, kw, out, -1, h, w)
+    y = sum(y[:, j, ..., j:w - kw + 1 + j] for j in range(kw))
+    # Two short sums, not their product, for each value.
+    y = lax.optimization_barrier(y)
+    y = sum(y[i, :, :, i:h - kh + 1 + i] for i in range(kh))
+    return y.transpose(1, 2, 3, 0)
+
+  one = h * w * kh * kw * out
+  steps = next(s for s in range(1, batch + 1) if batch % s == 0 and (
+      s == batch or batch // s * one <= _CHUNK))
+  if steps == 1:
+    return part(x)
+  y = lax.map(part, x.reshape(steps, batch // steps, h, w, channels))
+  return y.reshape(batch, *y.shape[2:])
 
 
 def _correlate(stride, low, size, precision, x, dy):
