@@ -1,6 +1,7 @@
 """What every test shares: the compilation cache and where large data lies."""
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -23,3 +24,15 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no data folder {folder}; set JAXAUG_DATA')
   return folder
+
+
+@pytest.fixture
+def at_the_root(monkeypatch):
+  """For tests that launch: configs are named from the project's root."""
+  from jaxaug import signals
+  monkeypatch.chdir(ROOT)
+  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  yield
+  signals._asked.clear()  # launch.main sets handlers of its own.
+  for signum, handler in before.items():
+    signal.signal(signum, handler)

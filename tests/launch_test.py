@@ -5,7 +5,6 @@ import os
 import pathlib
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 import launch
-from jaxaug import artefacts, registry, signals, supervised
+from jaxaug import artefacts, registry, supervised
 from jaxaug.classifiers import resnet
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,15 +25,7 @@ FAKE = ('--config.data.source=fake', '--config.data.per_class=20',
           for block in ('generators.cgan', 'classifiers.cnn', 'judge')))
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-  """Configs are named from there; launch.main sets signal handlers."""
-  monkeypatch.chdir(ROOT)
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-  yield
-  signals._asked.clear()
-  for signum, handler in before.items():
-    signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures('at_the_root')
 
 
 @pytest.fixture

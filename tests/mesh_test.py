@@ -1,6 +1,7 @@
 """A step over 8 devices is the step over one; hosts join when asked to."""
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, PartitionSpec as P
 from jaxaug import errors, mesh
 m = mesh.make()
 assert m.shape == {'batch': 8} and m.axis_types == (AxisType.Auto,)
+assert mesh.make(batch_sizes=[64, 48]).size == 8
 rng = np.random.default_rng(0)
 params = {'w': rng.normal(size=(12, 5)).astype('f')}
 batch = {'x': rng.normal(size=(16, 12)).astype('f')}
@@ -98,3 +100,27 @@ def test_a_wrong_environment_is_one_line(monkeypatch, env):
   with pytest.raises(errors.InputError, match='several hosts') as info:
     mesh.initialize()
   assert '\n' not in str(info.value)
+
+
+_FAULTS = """
+import resource, sys
+import numpy as np
+from jaxaug import mesh
+if sys.argv[1] == 'keep':
+  mesh.keep_memory()
+def faults():
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(2**23, np.float32)  # 32 MB: 8,192 pages.
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(max(faults() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
+def test_memory_that_is_kept_is_not_faulted_in_again():
+  def run(how):
+    return int(subprocess.run([sys.executable, '-c', _FAULTS, how], text=True,
+                              check=True, stdout=subprocess.PIPE,
+                              cwd=pathlib.Path(__file__).parents[1]).stdout)
+  assert run('keep') < 100 < run('give')

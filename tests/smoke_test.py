@@ -2,29 +2,19 @@
 import json
 import pathlib
 import re
-import signal
 import tarfile
 
 import numpy as np
 import pytest
 
 import launch
-from jaxaug import signals
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
                  if f.stem not in ('common', '__init__'))
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-  """Configs are named from there; launch.main sets signal handlers."""
-  monkeypatch.chdir(ROOT)
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-  yield
-  signals._asked.clear()
-  for signum, handler in before.items():
-    signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures('at_the_root')
 
 
 def study(workdir, config, *overrides) -> dict:

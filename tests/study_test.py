@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import launch
-from jaxaug import logs, signals
+from jaxaug import logs
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The quickstart, made tiny: every stage in a second or two.
@@ -104,15 +104,7 @@ def same(one, two):
         np.testing.assert_array_equal(a[key], b[key], strict=True)
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-  """Configs are named from there; launch.main sets signal handlers."""
-  monkeypatch.chdir(ROOT)
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-  yield
-  signals._asked.clear()
-  for signum, handler in before.items():
-    signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures('at_the_root')
 
 
 @pytest.fixture(scope='module')
