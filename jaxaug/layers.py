@@ -357,10 +357,12 @@ class ConditionalBatchNorm(nn.Module):
   @nn.compact
   def __call__(self, x, labels, train: bool):
     channels = x.shape[-1]
+    # In float32: half precision loses the variance.
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                     use_bias=False, use_scale=False, dtype=self.dtype)(x)
+                     use_bias=False, use_scale=False, dtype=jnp.float32)(x)
     def table(name, init):
       return nn.Embed(self.num_classes, channels, embedding_init=init,
-                      dtype=self.dtype, name=name)(labels)[:, None, None]
-    return (x * table('gain', nn.initializers.ones)
-            + table('bias', nn.initializers.zeros))
+                      name=name)(labels)[:, None, None]
+    x = (x * table('gain', nn.initializers.ones)
+         + table('bias', nn.initializers.zeros))
+    return x.astype(self.dtype)

@@ -21,8 +21,10 @@ class ResNet(nn.Module):
     conv = functools.partial(layers.Conv, kernel_size=(3, 3), use_bias=False,
                              dtype=self.dtype,
                              kernel_init=nn.initializers.he_normal())
+    # Norms and the residual stream stay in float32: in half precision they
+    # lose digits, and XLA's CPU backend of jax 0.11 makes them NaN.
     norm = functools.partial(nn.BatchNorm, use_running_average=not train,
-                             momentum=0.9, dtype=self.dtype)
+                             momentum=0.9, dtype=jnp.float32)
     x = x.astype(self.dtype)
     x = conv(self.width, strides=(self.stem_stride,) * 2, name='stem')(x)
     x = nn.relu(norm(name='stem_norm')(x))
