@@ -7,7 +7,9 @@ python launch.py --config=configs/fmnist_cgan.py
 The classifiers learn from 100 images a class, 20 of them for selection, and
 are tested on the official 10,000. Label obedience is judged by a classifier
 of every real training image but the validation ones.
-2 CPU cores: about 40 minutes. Expected: see docs/results/fmnist_cgan.md.
+2 CPU cores: about 20 minutes. Expected (n = 5): cnn real 19.05 ± 0.28 %, resnet
+real 21.34 ± 1.22 %, resnet standard 17.99 ± 0.64 %, label obedience 94 %; more
+in docs/results/fmnist_cgan.md.
 """
 from configs import common, quickstart
 
