@@ -267,7 +267,7 @@ def main(argv) -> int:
       return 0
     _banner(flags)
     results = study.run(config, workdir, stage=flags.stage, command=command)
-    if results and flags.stage in ('all', 'report', 'evaluate'):
+    if results:  # There are none before the stage evaluate.
       import rich.console
 
       from jaxaug.stages import report

@@ -56,9 +56,7 @@ def _range(name, value, where) -> tuple[float, float]:
 
 
 def _within(name, value, low, high, where) -> float:
-  if not (_number(value) and low <= value <= high):
-    raise errors.InputError(f'{where}.{name}: {value!r}; expected a number '
-                            f'from {low:g} to {high:g}.')
+  errors.between(f'{where}.{name}', value, low, high)
   return float(value)
 
 

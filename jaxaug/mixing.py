@@ -151,6 +151,11 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
                      np.sort(np.concatenate([empty, *synthetic])))
 
 
+def everything(count: int) -> Composition:
+  """Every one of `count` real images, and no synthetic one."""
+  return Composition(np.arange(count), np.zeros(0, np.int64))
+
+
 def plan(composition: Composition, *, pool_start: int, batch_size: int,
          seed: tuple[int, ...]) -> Plan:
   """Returns the plan of a run; `pool_start` is where its pool lies in the bank.

@@ -370,8 +370,7 @@ def _judge(study: Study, devices):
     return
   block = study.config['judge']
   parts = [study.splits.train, study.splits.unused]
-  labels = np.concatenate([part.labels for part in parts])
-  mixed = mixing.Composition(np.arange(len(labels)), np.zeros(0, np.int64))
+  mixed = mixing.everything(sum(len(part.labels) for part in parts))
   with registry.within('config.judge'):
     plan = mixing.plan(mixed, pool_start=0, batch_size=block['batch_size'],
                        seed=(_seed(study.config, _JUDGE),))
@@ -446,7 +445,7 @@ def _results(study: Study, command: str, devices) -> dict:
 
 
 def _grids(study: Study, most: int = 8) -> dict:
-  """Returns generator -> (real, fake), each uint8 [K, M, H, W, C]."""
+  """Returns pool -> (real, fake), each uint8 [K, M, H, W, C]."""
   def rows(split):
     per = [np.flatnonzero(split.labels == k) for k in
            range(study.spec.num_classes)]

@@ -110,12 +110,16 @@ def _survives_a_checkpoint(folder, state):
   jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
-@_each('generators')
-def test_generator_computes_alike_in_half_precision(name):
-  build = registry.find('generators', name).build
+def _wide_and_half(kind, name):
+  build = registry.find(kind, name).build
   if 'dtype' not in registry.arguments(build):
     pytest.skip(f'{name} has no dtype')
-  wide, half = build(WIDE), build(WIDE, dtype='bfloat16')
+  return build(WIDE), build(WIDE, dtype='bfloat16')
+
+
+@_each('generators')
+def test_generator_computes_alike_in_half_precision(name):
+  wide, half = _wide_and_half('generators', name)
   state = jax.jit(wide.init)(KEY)
   labels = np.arange(6, dtype=np.int32) % 4
   a, b = (jax.jit(m.sample)(m.variables(state), KEY, labels)
@@ -181,10 +185,7 @@ def test_classifier(name, spec, given):
 
 @_each('classifiers')
 def test_classifier_computes_alike_in_half_precision(name):
-  build = registry.find('classifiers', name).build
-  if 'dtype' not in registry.arguments(build):
-    pytest.skip(f'{name} has no dtype')
-  wide, half = build(WIDE), build(WIDE, dtype='bfloat16')
+  wide, half = _wide_and_half('classifiers', name)
   images = np.random.default_rng(0).uniform(-1, 1, (4, *WIDE[:3]))
   images = images.astype(np.float32)
   variables = jax.jit(lambda x: wide.init(KEY, x, train=False))(images)

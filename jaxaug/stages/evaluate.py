@@ -77,17 +77,17 @@ def classifier(folders: dict[str, list[artefacts.Folder]],
     classes: number of classes.
   """
   block = registry.find('metrics', metric, 'config.metric')
-  arms, parameters = {}, 0
+  arms = {}
   for arm, places in folders.items():
     runs = [_run(place, block, classes) for place in places]
     arms[arm] = _arm(descriptions[arm], runs)
-    parameters = runs[0]['parameters']
   compared = stats.compare({arm: entry['errors'] for arm, entry in
                             arms.items()}, baseline, alpha,
                            block.LOWER_IS_BETTER, against)
-  return {'model': runs[0]['model'], 'steps': runs[0]['steps'],
-          'parameters': parameters, 'baseline': baseline, 'metric': metric,
-          'arms': {arm: arms[arm] | compared[arm] for arm in arms}}
+  # The network is the same in every arm and run.
+  return {k: runs[0][k] for k in ('model', 'steps', 'parameters')} | {
+      'baseline': baseline, 'metric': metric,
+      'arms': {arm: arms[arm] | compared[arm] for arm in arms}}
 
 
 def generator(folder: artefacts.Folder, model: str) -> dict:

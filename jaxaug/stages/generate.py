@@ -43,9 +43,8 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   state = mesh.replicate(devices, jax.jit(model.init)(key_init))
   parameters = model.parameters(state)
   bank = mesh.replicate(devices, (train.images, train.labels))
-  plan = mixing.plan(
-      mixing.Composition(np.arange(len(train.labels)), np.zeros(0, np.int64)),
-      pool_start=0, batch_size=batch_size, seed=(seed,))
+  plan = mixing.plan(mixing.everything(len(train.labels)), pool_start=0,
+                     batch_size=batch_size, seed=(seed,))
 
   def update(state, bank, index, key):
     batch = {'image': bank[0][index], 'label': bank[1][index]}
