@@ -9,7 +9,8 @@ import sys
 import traceback
 
 # As in study: `--help` answers before jax is imported.
-STAGES = ('data', 'generate', 'pool', 'classify', 'evaluate', 'report')
+STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'evaluate',
+          'report')
 
 
 def _refuse(message):
@@ -46,7 +47,7 @@ def _load(spec: str):
   path, _, variant = spec.partition(':')
   if not os.path.isfile(path):
     known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py')
-                   if p.stem not in ('common', '__init__'))
+                   if p.stem not in ('common', 'recipes', '__init__'))
     raise errors.InputError(
         f'--config: there is no file {path!r}; expected one such as '
         f'{", ".join(known) or "configs/quickstart.py"}.'
@@ -84,21 +85,21 @@ def _known(config, path: str):
   return config
 
 
-# Of a block: the kind of its part, the key that names the part, and the keys
-# that are not for the part.
-_LOOP = {'model', 'steps', 'batch_size'}
-_BLOCKS = {
-    'generators': ('generators', 'model', _LOOP),
-    'pools': ('selectors', 'selector',
-              {'generator', 'per_class', 'batch_size', 'selector'}),
-    'classifiers': ('classifiers', 'model', _LOOP),
-    'judge': ('classifiers', 'model', _LOOP | {'augment'}),
-}
+def _rows():
+  """Returns section -> the kind of a block's part, the key that names the
+  part, and the keys that are not for the part."""
+  from jaxaug import schema
+  return {
+      'generators': ('generators', 'model', schema.LOOP),
+      'pools': ('selectors', 'selector', schema.POOL),
+      'classifiers': ('classifiers', 'model', schema.CLASSIFIER),
+      'judge': ('classifiers', 'model', schema.JUDGE),
+  }
 
 
 def _blocks(config):
-  """Yields (path, block, its row of _BLOCKS)."""
-  for section, row in _BLOCKS.items():
+  """Yields (path, block, its row of _rows)."""
+  for section, row in _rows().items():
     if section == 'judge':
       yield section, config.judge, row
     else:
@@ -124,7 +125,7 @@ def _complete(config, overrides):
     takes = registry.arguments(build)
     if kind == 'classifiers':
       takes = takes | registry.arguments(supervised.make)
-    for extra in set(block.keys()) - set(takes) - own:
+    for extra in set(block.keys()) - {*takes, *own}:
       if f'{path}.{key}' not in given:
         registry.check(build, {extra: None}, where, also=(*own, *takes))
       del block[extra]
@@ -226,7 +227,7 @@ def _dry_run(config, workdir):
                            title=f'{config["name"]} in {workdir}')
   with study.plan(config, workdir) as planned:
     rows = {('data', config['data']['source'], 0): [
-        planned.data.final.is_relative_to(workdir)]}
+        part.data.final.is_relative_to(workdir) for part in planned.parts]}
     for unit in planned.units:
       name, dot, _ = unit.name.rpartition('.')  # Without the run's number.
       key = unit.stage, name if dot else unit.name, unit.steps

@@ -32,6 +32,9 @@ OURS = {
     'everything': augment.standard(
         **COMBINATION, zoom=0.1, shear=5, brightness=0.2, contrast=0.2,
         saturation=0.2, cutout=8),
+    'RandAugment, 2 operations': augment.standard(rand_ops=2),
+    'flip, shift, RandAugment': augment.standard(
+        flip=0.5, shift=4, rand_ops=2),
     'DiffAugment color': augment.diff_augment('color'),
     'DiffAugment translation': augment.diff_augment('translation'),
     'DiffAugment cutout': augment.diff_augment('cutout'),

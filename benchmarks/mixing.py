@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 import rich.table
 
-from jaxaug import adversarial, mesh, mixing, supervised, types
+from jaxaug import augment, mesh, mixing, supervised, types
 from jaxaug.classifiers import cnn
 from jaxaug.stages import classify
 
@@ -49,7 +49,7 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
   step = jax.jit(model.step, donate_argnums=0)
   def fetch(bank, index):
     return bank.images[index], bank.labels[index]
-  gather, to_float = jax.jit(fetch), jax.jit(adversarial.to_float)
+  gather, to_float = jax.jit(fetch), jax.jit(augment.to_float)
 
   def training(fetched):
     nonlocal state

@@ -9,12 +9,18 @@ def base() -> config_dict.ConfigDict:
   config.seed = 0             # Of everything: splits, weights, batches, pools.
   config.runs = 5             # Paired runs of every arm and classifier.
   config.metric = 'error'     # A file of metrics/; what the verdict is about.
+  config.minority = ()        # Names of classes that minority_accuracy is of.
   config.baseline = 'real'    # The arm that the others are compared with.
   config.alpha = 0.05         # Level of the tests, after correction.
+  config.budget = 'steps'     # What is alike in all arms: optimizer steps,
+                              # 'epochs', or 'compute' with the generator's.
   config.log_every = 50       # Steps between records of a training.
   config.save_every = 500     # Steps between checkpoints.
   config.sample_every = 200   # Steps between grids of samples.
   config.eval_every = 50      # Steps between looks at the validation split.
+  config.runs_at_once = 'auto'  # The runs of an arm in one program: 'yes',
+                              # 'no', or 'auto', on accelerators.
+  config.steps_per_call = 0   # Of one dispatch, at most; 0: 1 on CPU, else 10.
 
   config.data = config_dict.ConfigDict()
   config.data.source = 'fashion_mnist_small'  # A file of datasets/.
@@ -29,8 +35,8 @@ def base() -> config_dict.ConfigDict:
   config.data.imbalance = optional(object)  # Counts, or ('exponential', 10).
   config.data.val_fraction = 0.2           # Of the subset, for selection.
   config.data.test_fraction = optional(float)  # Where a source has no test.
-  config.data.folds = optional(int)        # k-fold: the number of folds,
-  config.data.fold = optional(int)         # and which of them is the test.
+  config.data.folds = optional(int)        # k-fold: the number of folds, all,
+  config.data.fold = optional(int)         # or the one that is the test.
   config.data.allow_overlap = False        # Accept test images in train.
   config.data.data_dir = optional(str)     # tfds: where sets are prepared,
   config.data.cache_dir = optional(str)    # and where decoded ones are kept;
@@ -41,6 +47,11 @@ def base() -> config_dict.ConfigDict:
               'val_images', 'val_labels', 'names_key', 'train_index',
               'test_index'):
     config.data[key] = optional(str)       # npz: the names of its arrays.
+
+  # Near copies of test images that a pool may hold, as a share of it; a pool
+  # with more, or with an exact copy, stops the study unless that is allowed.
+  config.audit = config_dict.ConfigDict(
+      {'max_leaks': 0.01, 'allow_leaks': False})
 
   # NAME -> what an arm calls by name: arguments of augment.standard.
   config.augmentations = config_dict.ConfigDict()
@@ -64,11 +75,14 @@ def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
       {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
 
 
-def classifier(model: str, *, steps: int, batch_size: int = 64, **hyper):
+def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
+               batch_size: int = 64, **hyper):
   """A block of config.classifiers; `hyper` goes to classifiers/<model>.build
-  and to supervised.make."""
+  and to supervised.make. Its length is in steps, or in epochs of the real
+  training images; published recipes are in configs/recipes.py."""
   return config_dict.ConfigDict(
-      {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
+      {'model': model, 'steps': steps, 'epochs': epochs,
+       'batch_size': batch_size, **hyper})
 
 
 def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
@@ -83,8 +97,10 @@ def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
 
 
 def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
+        mix: str = '', mix_alpha: float = 1.0, partner: str = 'batch',
+        class_weights: float = 0.0, logit_adjustment: float = 0.0,
         **how) -> dict:
-  """One arm: real images, and how those of a pool join them.
+  """One arm: real images, how those of a pool join them, and the loss.
 
   Args:
     name: what it is called.
@@ -92,10 +108,18 @@ def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
     augment: a name of config.augmentations, or ''.
     baseline: the arm that it is compared with, or '' for config.baseline; the
       two should differ in one thing only.
-    **how: one of replace, add, add_per_class, fill, pool_only, as in
-      jaxaug.mixing.compose.
+    mix: 'mixup' or 'cutmix'; mix_alpha: of its Beta distribution.
+    partner: what an image is mixed with: 'batch', the others of its batch, or
+      'synthetic', an image of its class from the pool.
+    class_weights: the power of a class's inverse count that weighs its images
+      in the loss; 1.0 balances the classes.
+    logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
+    **how: one of replace, add, add_per_class, fill, pool_only, oversample, as
+      in jaxaug.mixing.class_counts.
   """
   return {'name': name, 'pool': pool, 'augment': augment, 'baseline': baseline,
+          'mix': mix, 'mix_alpha': mix_alpha, 'partner': partner,
+          'class_weights': class_weights, 'logit_adjustment': logit_adjustment,
           **how}
 
 
@@ -113,6 +137,8 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
             config.judge]
   for block in blocks:
     block.steps, block.batch_size = 6, 8
+    if 'epochs' in block:
+      block.epochs = 0.0
   for block in config.pools.values():
     block.per_class, block.batch_size = 20, 20
   return config

@@ -32,7 +32,8 @@ def get_config(arg: str | None = None):
       'cnn', steps=600, batch_size=48, optimizer='adam', learning_rate=1e-3,
       weight_decay=1e-4)
   config.classifiers.resnet = common.classifier(
-      'resnet', steps=600, batch_size=48, stem_stride=2, learning_rate=0.05)
+      'resnet', steps=600, batch_size=48, depth=8, stem_stride=2,
+      learning_rate=0.05)
   config.arms = (
       common.arm('real'),
       common.arm('standard', augment='standard'),

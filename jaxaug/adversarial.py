@@ -33,11 +33,6 @@ def _mirror(key, images):
   return jnp.where(flip, images[:, :, ::-1], images)
 
 
-def to_float(images: jax.Array) -> jax.Array:
-  """uint8 0..255 -> float32 [-1, 1]."""
-  return images.astype(jnp.float32) / 127.5 - 1
-
-
 def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
          loss: str = 'hinge', label_smoothing: float = 1.0, d_steps: int = 1,
          fresh_fakes: bool = True, g_lr: float = 2e-4, d_lr: float = 2e-4,
@@ -104,7 +99,7 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
 
   def d_update(d, image, label, fake, key):
     key_flip, key_aug, key_drop = jax.random.split(key, 3)
-    real = to_float(image)
+    real = jaxaug.augment.to_float(image)
     if mirror:
       real = _mirror(key_flip, real)
     # One call for both sides, so that they share the batch's treatment.

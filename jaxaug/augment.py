@@ -1,7 +1,9 @@
-"""On-device augmentation: the classifier's standard set, and DiffAugment.
+"""On-device augmentation: the standard set, DiffAugment, MixUp and CutMix.
 
 DiffAugment is Zhao et al. 2020, 'Differentiable Augmentation for
-Data-Efficient GAN Training', with the operations of its published code.
+Data-Efficient GAN Training', with the operations of its published code; MixUp
+is Zhang et al. 2018, 'mixup: Beyond Empirical Risk Minimization'; CutMix is Yun
+et al. 2019, 'CutMix: Regularization Strategy to Train Strong Classifiers'.
 
 An augmentation is `apply(key, images) -> images`: pure and jittable, float32
 [B, H, W, C] in [-1, 1] with 1 or 3 channels, each sample with draws of its own
@@ -14,11 +16,9 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 
-from jaxaug import errors
+from jaxaug import errors, policy, warp
 
 Apply = typing.Callable[[jax.Array, jax.Array], jax.Array]
-
-PADDINGS = ('constant', 'edge', 'reflect')
 
 # What leaves an image as it is, and the widest range that is accepted.
 _RANGES = {
@@ -35,6 +35,11 @@ _WARPS = ('rotation', 'zoom', 'shear')
 # leaves the draws of the others as they were. New rows go to the end.
 _DRAWS = ('flip_p', 'shift_p', 'shift_y', 'shift_x', 'cutout_p', 'cutout_y',
           'cutout_x', *_RANGES, *(f'{name}_p' for name in _RANGES))
+
+
+def to_float(images: jax.Array) -> jax.Array:
+  """uint8 0..255 -> float32 [-1, 1]."""
+  return images.astype(jnp.float32) / 127.5 - 1
 
 
 def _number(value) -> bool:
@@ -79,107 +84,22 @@ def _fits(name, pixels, images, where):
         f'{height}x{width}.')
 
 
-def _column(values):
-  """[B] -> [B, 1, 1, 1]."""
-  return values[:, None, None, None]
-
-
-def _integer(uniform, low: int, high: int):
-  """Uniform numbers in [0, 1) -> whole numbers in low..high, both included."""
-  return low + jnp.floor(uniform * (high - low + 1)).astype(jnp.int32)
-
-
-def _frame(images, padding, fill):
-  """A border of one pixel holds everything that lies outside."""
-  if padding != 'constant':
-    return images
-  return jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
-
-
-def _inside(index, size, padding):
-  """Any coordinate -> its row or column in the framed image."""
-  if padding == 'constant':
-    return jnp.clip(index, -1, size) + 1
-  if padding == 'edge':
-    return jnp.clip(index, 0, size - 1)
-  return size - 1 - jnp.abs(size - 1 - index % max(2 * size - 2, 1))
-
-
-def _shift(images, dy, dx, padding, fill):
-  """Moves each image by whole pixels, exactly; dy, dx int [B]."""
-  height, width = images.shape[1:3]
-  rows = _inside(jnp.arange(height) - dy[:, None], height, padding)
-  columns = _inside(jnp.arange(width) - dx[:, None], width, padding)
-  # dm_pix.random_crop crops one image, cannot say where, and knows no padding.
-  images = jnp.take_along_axis(_frame(images, padding, fill),
-                               rows[:, :, None, None], 1,
-                               mode='promise_in_bounds')
-  return jnp.take_along_axis(images, columns[:, None, :, None], 2,
-                             mode='promise_in_bounds')
-
-
-def _affine(images, dy, dx, rotation, zoom, shear, padding, fill):
-  """Zooms, shears, rotates and shifts in one bilinear resampling.
-
-  All arguments are [B]: dy, dx in pixels, the angles in degrees. Four gathers
-  of whole pixels; dm_pix.affine_transform gathers one number at a time, and is
-  about a hundred times slower on a CPU.
-  """
-  batch, height, width, channels = images.shape
-  angle, tangent = jnp.radians(rotation), jnp.tan(jnp.radians(shear))
-  cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
-  down = jnp.arange(height) - (height - 1) / 2 - dy[:, None]
-  right = jnp.arange(width) - (width - 1) / 2 - dx[:, None]
-
-  def place(a, b, size):
-    return ((a[:, None] * down)[:, :, None] + (b[:, None] * right)[:, None]
-            + (size - 1) / 2)
-
-  # Backwards, from a pixel of the result to the place that it comes from.
-  y = place(cos, sin, height)
-  x = place(-sin - tangent * cos, cos - tangent * sin, width)
-  top, left = jnp.floor(y), jnp.floor(x)
-  v, h = (y - top)[..., None], (x - left)[..., None]
-  framed = _frame(images, padding, fill)
-  stride, pixels = framed.shape[2], framed.reshape(batch, -1, channels)
-
-  def at(below, beside):
-    row = _inside(top.astype(jnp.int32) + below, height, padding)
-    column = _inside(left.astype(jnp.int32) + beside, width, padding)
-    index = (row * stride + column).reshape(batch, -1, 1)
-    return jnp.take_along_axis(
-        pixels, index, 1, mode='promise_in_bounds').reshape(images.shape)
-
-  upper = (1 - h) * at(0, 0) + h * at(0, 1)
-  lower = (1 - h) * at(1, 0) + h * at(1, 1)
-  return ((1 - v) * upper + v * lower).astype(images.dtype)
-
-
-def _geometry(images, u, chosen, values, shift, padding, fill, warp):
+def _geometry(images, u, chosen, values, shift, padding, fill,
+              resampled):
   """Shifts by the draws `u`, and warps where any warp is switched on."""
-  moves = [jnp.where(chosen['shift'], _integer(u[axis], -most, most), 0)
+  moves = [jnp.where(chosen['shift'], warp.integer(u[axis], -most, most), 0)
            for axis, most in zip(('shift_y', 'shift_x'), shift, strict=True)]
-  if not warp:
-    return _shift(images, *moves, padding, fill)
+  if not resampled:
+    return warp.shift(images, *moves, padding, fill)
   warps = [jnp.where(chosen[name], values[name], _RANGES[name][0])
            for name in _WARPS]
-  return _affine(images, *moves, *warps, padding, fill)
+  return warp.affine(images, *moves, *warps, padding, fill)
 
 
 def _cutout(images, u_y, u_x, size, fill):
-  """Fills one rectangle; its centre may lie anywhere, its parts outside not.
-
-  An even size has one centre more than there are pixels, so that both edges of
-  the image are treated alike.
-  """
-  def span(u, length, size):
-    start = _integer(u, 0, length - size % 2)[:, None] - size // 2
-    at = jnp.arange(length)
-    return (at >= start) & (at < start + size)
-
-  rows = span(u_y, images.shape[1], size[0])[:, :, None, None]
-  columns = span(u_x, images.shape[2], size[1])[:, None, :, None]
-  return jnp.where(rows & columns, jnp.asarray(fill, images.dtype), images)
+  """Fills one rectangle."""
+  return jnp.where(warp.box(images, u_y, u_x, size),
+                   jnp.asarray(fill, images.dtype), images)
 
 
 def _saturate(images, factor):
@@ -201,15 +121,17 @@ def standard(
     rotation=0.0, rotation_p: float = 1.0, zoom=0.0, zoom_p: float = 1.0,
     shear=0.0, shear_p: float = 1.0, brightness=0.0, brightness_p: float = 1.0,
     contrast=0.0, contrast_p: float = 1.0,
-    saturation=0.0, saturation_p: float = 1.0, cutout=0, cutout_p: float = 1.0,
+    saturation=0.0, saturation_p: float = 1.0, rand_ops: int = 0,
+    rand_magnitude: float = 9, cutout=0, cutout_p: float = 1.0,
     padding: str = 'constant', fill: float = -1.0, cutout_fill: float = 0.0,
     where: str = 'augment') -> Apply:
   """Returns the classifier's augmentation; with no argument, the identity.
 
   Flip comes first; zoom, shear, rotation and shift are one resampling (and
-  flip and shift alone are exact); then the colours; then cutout. A range is a
-  number x, for a uniform draw from neutral - x to neutral + x, or (low, high).
-  `NAME_p` is the share of images that NAME is applied to.
+  flip and shift alone are exact); then the colours, RandAugment and
+  cutout. A range is a number x, for a uniform draw from neutral - x to
+  neutral + x, or (low, high). `NAME_p` is the share of images that NAME is
+  applied to.
 
   Args:
     flip: the share of images that are mirrored left to right.
@@ -221,6 +143,8 @@ def standard(
     brightness: range of what is added, where black to white is 2.
     contrast: range of factors about each channel's mean; 0.2 is (0.8, 1.2).
     saturation: range of factors of the HSV saturation; nothing on grey images.
+    rand_ops: operations that RandAugment draws for each image; 0 for none.
+    rand_magnitude: theirs, from 0 to 30; see jaxaug.policy.
     cutout: side in pixels, or (rows, columns), of a rectangle that is painted
       over; its centre is anywhere in the image.
     padding: what lies outside the image: 'constant' is `fill`, 'edge' repeats
@@ -249,11 +173,15 @@ def standard(
   cutout = _pixels('cutout', cutout, where)
   fill = _within('fill', fill, -1, 1, where)
   cutout_fill = _within('cutout_fill', cutout_fill, -1, 1, where)
-  errors.one_of(f'{where}.padding', padding, PADDINGS)
+  errors.count(f'{where}.rand_ops', rand_ops, least=0)
+  errors.between(f'{where}.rand_magnitude', rand_magnitude, 0, policy.MOST)
+  errors.one_of(f'{where}.padding', padding, warp.PADDINGS)
   wanted = {'flip': True, 'shift': any(shift), 'cutout': all(cutout)} | {
       name: pair != (_RANGES[name][0],) * 2 for name, pair in ranges.items()}
   active = {name for name in wanted if wanted[name] and shares[name]}
-  if not active:
+  rand = policy.rand_augment(rand_ops, rand_magnitude, padding=padding,
+                             fill=fill)
+  if not active and not rand_ops:
     return lambda key, images: images
 
   def apply(key, images):
@@ -263,39 +191,41 @@ def standard(
     values = {name: low + u[name] * (high - low)
               for name, (low, high) in ranges.items()}
     if 'flip' in active:
-      images = jnp.where(_column(chosen['flip']),
+      images = jnp.where(warp.column(chosen['flip']),
                          dm_pix.flip_left_right(images), images)
     if active & {'shift', *_WARPS}:
       _fits('shift', shift, images, where)
       images = _geometry(images, u, chosen, values, shift, padding, fill,
-                         warp=bool(active & set(_WARPS)))
+                         resampled=bool(active & set(_WARPS)))
     for name in (name for name in _COLORS if name in active):
-      factor = _column(values[name]).astype(images.dtype)
-      images = jnp.where(_column(chosen[name]), _COLORS[name](images, factor),
-                         images)
+      factor = warp.column(values[name]).astype(images.dtype)
+      images = jnp.where(warp.column(chosen[name]),
+                         _COLORS[name](images, factor), images)
+    if rand_ops:  # Draws of its own: those above stay as they are without it.
+      images = rand(jax.random.fold_in(key, 0), images)
     if 'cutout' in active:
       _fits('cutout', cutout, images, where)
       hidden = _cutout(images, u['cutout_y'], u['cutout_x'], cutout,
                        cutout_fill)
-      images = jnp.where(_column(chosen['cutout']), hidden, images)
+      images = jnp.where(warp.column(chosen['cutout']), hidden, images)
     return jnp.clip(images, -1, 1)
   return apply
 
 
 def _brightness(images, u):
-  return images + _column(u[0] - 0.5).astype(images.dtype)
+  return images + warp.column(u[0] - 0.5).astype(images.dtype)
 
 
 def _saturation(images, u):
   # As slices: XLA on CPU reduces an axis of three ten times slower.
   channels = images.shape[3]
   mean = sum(images[..., i:i + 1] for i in range(channels)) / channels
-  return mean + _column(2 * u[0]).astype(images.dtype) * (images - mean)
+  return mean + warp.column(2 * u[0]).astype(images.dtype) * (images - mean)
 
 
 def _contrast(images, u):
   mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
-  return mean + _column(0.5 + u[0]).astype(images.dtype) * (images - mean)
+  return mean + warp.column(0.5 + u[0]).astype(images.dtype) * (images - mean)
 
 
 def diff_augment(policy='color,translation,cutout', *,
@@ -330,9 +260,9 @@ def diff_augment(policy='color,translation,cutout', *,
     return [int(side * ratio + 0.5) for side in images.shape[1:3]]
 
   def translation(images, u):
-    dy, dx = (_integer(draw, -most, most) for draw, most in
+    dy, dx = (warp.integer(draw, -most, most) for draw, most in
               zip(u, sides(images, share), strict=True))
-    return _shift(images, dy, dx, 'constant', fill)
+    return warp.shift(images, dy, dx, 'constant', fill)
 
   def cutout(images, u):
     return _cutout(images, *u, sides(images, cut), fill)
@@ -353,4 +283,59 @@ def diff_augment(policy='color,translation,cutout', *,
       shape = (2, images.shape[0])
       images = op(images, jax.random.uniform(jax.random.fold_in(key, i), shape))
     return images
+  return apply
+
+
+def _mixup(key, share, images, targets, others, other_targets):
+  """share [B] of each image, and the rest of the other; of targets too."""
+  del key
+  def blend(a, b):
+    s = share.astype(a.dtype).reshape(-1, *[1] * (a.ndim - 1))
+    return s * a + (1 - s) * b
+  return blend(images, others), blend(targets, other_targets)
+
+
+def _cutmix(key, share, images, targets, others, other_targets):
+  """A box of 1 - share from the other; targets by the pixels that are in it."""
+  size = [jnp.floor(side * jnp.sqrt(1 - share)).astype(jnp.int32)
+          for side in images.shape[1:3]]
+  box = warp.box(images, *jax.random.uniform(key, (2, len(images))), size)
+  taken = box.mean((1, 2, 3), dtype=targets.dtype)[:, None]
+  return (jnp.where(box, others, images),
+          (1 - taken) * targets + taken * other_targets)
+
+
+_MIXES = {'mixup': _mixup, 'cutmix': _cutmix}
+
+
+def mix(kind: str = '', alpha: float = 1.0, *, where: str = 'arm'):
+  """Returns MixUp or CutMix: each image and its target with those of another.
+
+  The share that an image keeps is drawn from Beta(alpha, alpha), for each by
+  itself. CutMix replaces a box of the other share, its centre anywhere, and
+  what of the box lies outside the image counts for nothing: the target follows
+  the exact number of pixels.
+
+  Args:
+    kind: 'mixup', 'cutmix', or '' or 'none' for the identity.
+    alpha: above 0; small means mostly one of the two, 1 any share alike.
+    where: the config path of `mix` and `mix_alpha`, for errors.
+
+  Returns:
+    apply(key, images [B, H, W, C], targets [B, K], other_images,
+    other_targets) -> (images, targets), of the same shapes and types.
+
+  Raises:
+    InputError: an unknown kind, or an alpha that is not above 0.
+  """
+  errors.one_of(f'{where}.mix', kind, ('', 'none', *_MIXES))
+  errors.positive(f'{where}.mix_alpha', alpha)
+  if kind not in _MIXES:
+    return lambda key, images, targets, others, other_targets: (images, targets)
+
+  def apply(key, images, targets, other_images, other_targets):
+    key_share, key_box = jax.random.split(key)
+    share = jax.random.beta(key_share, alpha, alpha, (len(images),))
+    return _MIXES[kind](key_box, share, images, targets, other_images,
+                        other_targets)
   return apply

@@ -5,6 +5,7 @@ import time
 import typing
 
 import jax
+import numpy as np
 
 from jaxaug import checkpoint, errors, logs, signals
 
@@ -27,10 +28,46 @@ def due(step: int, every: int, total: int) -> bool:
   return step == total or (every > 0 and step % every == 0)
 
 
-def _check(pending, step: int, folder) -> list[dict[str, float]]:
-  """Returns the pending logs as numbers, or names the first bad step."""
-  values = [{name: float(value) for name, value in record.items()}
-            for record in jax.device_get(pending)]
+def stride(most: int, *every: int) -> int:
+  """Returns the most steps of one dispatch after which all that is due falls.
+
+  Args:
+    most: at most so many.
+    *every: what is done every so many steps, and their total.
+  """
+  whole = math.gcd(*every)
+  return next(n for n in range(min(most, whole), 0, -1) if whole % n == 0)
+
+
+def repeat(step):
+  """Returns `step(state, batches) -> (state, logs)` over a leading axis."""
+  return lambda state, batches: jax.lax.scan(step, state, batches)
+
+
+def _records(out, stride: int) -> list[dict[str, float]]:
+  """Returns the logs of one dispatch as numbers, a step each.
+
+  A log of several runs gets a name for each: `train_loss/0`.
+  """
+  records = [{} for _ in range(stride)]
+  for name, values in jax.device_get(out).items():
+    for record, value in zip(records, np.reshape(values, (stride, -1)),
+                             strict=True):
+      one = np.ndim(values) == (stride > 1)
+      record |= {name if one else f'{name}/{i}': float(v)
+                 for i, v in enumerate(value)}
+  return records
+
+
+def _check(pending, step: int, stride: int, folder) -> list[dict[str, float]]:
+  """Returns the pending logs as numbers, or names the first bad step.
+
+  What was checked before is there as numbers already.
+  """
+  values = []
+  for out in pending:
+    done = isinstance(next(iter(out.values())), float)
+    values += [out] if done else _records(out, stride)
   first = step - len(values) + 1
   for i, record in enumerate(values):
     for name, value in record.items():
@@ -48,14 +85,15 @@ def _check(pending, step: int, folder) -> list[dict[str, float]]:
 @signals.polite()
 def run(step, batches, state, memory, *, steps: int, folder, title: str,
         log_every: int = 50, save_every: int = 1000,
-        hooks: tuple[Hook, ...] = ()):
+        hooks: tuple[Hook, ...] = (), stride: int = 1):
   """Runs `state, logs = step(state, batches(i))` for i in 0..steps - 1.
 
   Resumes from the newest checkpoint in `folder` to the same bits. A signal
   stops after the current step, with everything saved.
 
   Args:
-    step: jitted, donates its state; `logs` are scalars.
+    step: jitted, donates its state; `logs` are scalars, or one number for each
+      of several runs.
     batches: a pure function of the step.
     state, memory: pytrees of arrays, as they are at step 0.
     steps: the total, earlier launches included.
@@ -64,6 +102,9 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     log_every: steps between records; each is the mean since the last.
     save_every: steps between checkpoints.
     hooks: see Hook.
+    stride: steps that one call of `step` takes, as `repeat` makes it; what is
+      logged then has a leading axis of so many, and all that is done every so
+      many steps is a multiple of it, as is `steps`.
 
   Returns:
     (state, memory, seconds): as they are after the last step, and how long it
@@ -86,17 +127,17 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
   writer = logs.writer(folder)
   try:
     with logs.progress(title, steps, start) as show:
-      for i in range(start, steps):
+      for i in range(start, steps, stride):
         state, out = step(state, batches(i))
         pending.append(out)
-        done = i + 1
+        done = i + stride
         stop = signals.asked()
         save = stop or (done < steps and due(done, save_every, steps))
         if save or due(done, log_every, steps):
-          pending = _check(pending, done, folder)
+          pending = _check(pending, done, stride, folder)
         if due(done, log_every, steps):
           means = {name: sum(record[name] for record in pending) / len(pending)
-                   for name in out}
+                   for name in pending[0]}
           writer.scalars(done, means)
           show(done, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
           pending = []

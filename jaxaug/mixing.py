@@ -14,8 +14,16 @@ from jaxaug import errors
 
 class Composition(typing.NamedTuple):
   """The training set of one arm: positions, int64, in their own arrays."""
-  real: np.ndarray       # In the real training split.
+  real: np.ndarray       # In the real training split; repeated: oversampled.
   synthetic: np.ndarray  # In the arm's pool.
+
+
+class Partners(typing.NamedTuple):
+  """The images that others are mixed with, class by class."""
+  labels: np.ndarray     # Of the whole bank.
+  images: np.ndarray     # Positions in the bank, those of a class together,
+  first: np.ndarray      # and where each class begins among them, [K],
+  count: np.ndarray      # and how many it has, [K].
 
 
 class Plan(typing.NamedTuple):
@@ -24,6 +32,7 @@ class Plan(typing.NamedTuple):
   synthetic: np.ndarray
   batch_size: int
   seed: tuple[int, ...]
+  partners: Partners | None = None
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -31,7 +40,7 @@ def _generator(*key: int) -> np.random.Generator:
 
 
 # Purposes of randomness, so that no two streams are alike.
-_KEEP, _DRAW, _REAL, _SYNTHETIC = range(4)
+_KEEP, _DRAW, _REAL, _SYNTHETIC, _REPEAT, _PARTNER, _SHUFFLE = range(7)
 
 
 def _apportion(exact: np.ndarray, total: int) -> np.ndarray:
@@ -47,10 +56,18 @@ def _shares(counts: np.ndarray, share: float) -> np.ndarray:
   return _apportion(counts * share, int(np.floor(counts.sum() * share + 0.5)))
 
 
+def _target(name, value, counts, where) -> int:
+  if value == 'max':
+    return counts.max()
+  errors.count(f"{where}.{name} (or 'max')", value)
+  return value
+
+
 def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
                  replace: float | None = None, add: float | None = None,
                  add_per_class=None, fill=None, pool_only: bool = False,
-                 where: str = 'arm') -> tuple[np.ndarray, np.ndarray]:
+                 oversample=None, where: str = 'arm',
+                 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns how many real images an arm keeps and how many it draws a class.
 
   With none of the choices given, the arm is the real images alone.
@@ -64,16 +81,20 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
     fill: adds until every class has this many; 'max' means as many as the
       largest class.
     pool_only: as many synthetic images as there are real, and no real ones.
+    oversample: repeats the real images of every class until there are this
+      many; 'max' as with fill. A class without images stays without.
     where: config path, for errors.
 
   Returns:
-    (keep, draw), int64 [K] each.
+    (keep, draw), int64 [K] each; keep is more than there are where images are
+    repeated.
 
   Raises:
     InputError: more than one choice, or a value out of range.
   """
   chosen = {'replace': replace, 'add': add, 'add_per_class': add_per_class,
-            'fill': fill, 'pool_only': pool_only or None}
+            'fill': fill, 'pool_only': pool_only or None,
+            'oversample': oversample}
   chosen = [k for k, v in chosen.items() if v is not None]
   if len(chosen) > 1:
     raise errors.InputError(
@@ -95,10 +116,11 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
       errors.count(key, count, least=0)
     return counts, np.array([add_per_class.get(n, 0) for n in class_names])
   if fill is not None:
-    if fill != 'max':
-      errors.count(f"{where}.fill (or 'max')", fill)
-    target = counts.max() if fill == 'max' else fill
-    return counts, np.maximum(target - counts, 0)
+    return counts, np.maximum(_target('fill', fill, counts, where) - counts, 0)
+  if oversample is not None:
+    target = _target('oversample', oversample, counts, where)
+    repeated = np.where(counts > 0, np.maximum(target, counts), 0)
+    return repeated, np.zeros_like(counts)
   if pool_only:
     return np.zeros_like(counts), counts
   return counts, np.zeros_like(counts)
@@ -106,7 +128,8 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
 
 def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
             class_names: tuple[str, ...], seed: tuple[int, ...],
-            where: str = 'arm', **how: class_counts) -> Composition:
+            partner: bool = False, where: str = 'arm', **how: class_counts,
+            ) -> Composition:
   """Chooses the images of an arm, class by class.
 
   Args:
@@ -114,28 +137,37 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
     pool_labels: int [M], of the arm's pool, or None without one.
     class_names: in the order of the labels.
     seed: of the choice; arms that share it choose alike.
+    partner: the pool's images are partners to mix with, see `partners`; that
+      is a use of the pool, and by itself puts none of them into a batch.
     where: config path, for errors.
     **how: see class_counts.
 
   Raises:
     InputError: what class_counts refuses, a pool without a use, a use without
-      a pool, or a pool that holds too few images of a class.
+      a pool, or a pool that holds too few images of a class, or none.
   """
   keep, draw = class_counts(labels, class_names=class_names, where=where, **how)
-  used = any(v is not None and v is not False for v in how.values())
-  if pool_labels is not None and not used:
+  uses = [k for k, v in (how | {'partner': partner}).items()
+          if v is not None and v is not False and k != 'oversample']
+  if pool_labels is not None and not uses:
     raise errors.InputError(
         f'{where}.pool: given, but not how to use it; expected one of replace, '
-        'add, add_per_class, fill, pool_only.')
-  if used and pool_labels is None:
+        'add, add_per_class, fill, pool_only, partner.')
+  if uses and pool_labels is None:
     raise errors.InputError(
-        f'{where}.pool: missing; {next(iter(how))} needs the name of a pool of '
+        f'{where}.pool: missing; {uses[0]} needs the name of a pool of '
         'config.pools.')
   real, synthetic = [], []
   for k, name in enumerate(class_names):
     order = np.flatnonzero(labels == k)
+    if partner and keep[k] and k not in pool_labels:
+      raise _no_partner(where, name)
     if keep[k] < len(order):
       order = np.sort(_generator(*seed, _KEEP, k).permutation(order)[:keep[k]])
+    elif keep[k] > len(order):
+      times, rest = divmod(int(keep[k]), len(order))
+      more = _generator(*seed, _REPEAT, k).permutation(order)[:rest]
+      order = np.concatenate([np.tile(order, times), more])
     real.append(order)
     if draw[k]:
       have = np.flatnonzero(pool_labels == k)
@@ -151,17 +183,32 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
                      np.sort(np.concatenate([empty, *synthetic])))
 
 
+def _no_partner(where, name):
+  return errors.InputError(
+      f'{where}.partner: class {name!r} has no image in the pool; expected at '
+      'least one to mix with.')
+
+
 def everything(count: int) -> Composition:
   """Every one of `count` real images, and no synthetic one."""
   return Composition(np.arange(count), np.zeros(0, np.int64))
 
 
 def plan(composition: Composition, *, pool_start: int, batch_size: int,
-         seed: tuple[int, ...]) -> Plan:
-  """Returns the plan of a run; `pool_start` is where its pool lies in the bank.
+         seed: tuple[int, ...], partners=None) -> Plan:
+  """Returns the plan of a run.
+
+  Args:
+    composition: of its arm.
+    pool_start: where the arm's pool lies in the bank.
+    batch_size: images a step.
+    seed: of the order.
+    partners: None, or (labels int [N] of the whole bank, positions int [M] in
+      it of the images that `partners` draws from).
 
   Raises:
-    InputError: a batch larger than the arm's training set, or an empty one.
+    InputError: a batch larger than the arm's training set, or an empty one; a
+      class of that set that has no partner.
   """
   real, synthetic = composition
   total = len(real) + len(synthetic)
@@ -169,7 +216,18 @@ def plan(composition: Composition, *, pool_start: int, batch_size: int,
     raise errors.InputError(
         f'batch_size: {batch_size}; expected 1 to {total}, the number of '
         'training images.')
-  return Plan(real, synthetic + pool_start, batch_size, seed)
+  made = Plan(real, synthetic + pool_start, batch_size, seed)
+  if partners is None:
+    return made
+  labels, positions = np.asarray(partners[0]), np.sort(partners[1])
+  count = np.bincount(labels[positions], minlength=labels.max() + 1)
+  mine = np.concatenate([made.real, made.synthetic])
+  for k in np.unique(labels[mine]):
+    if not count[k]:
+      raise _no_partner('arm', int(k))
+  images = positions[np.argsort(labels[positions], kind='stable')]
+  return made._replace(
+      partners=Partners(labels, images, np.cumsum(count) - count, count))
 
 
 @functools.lru_cache(16)
@@ -212,3 +270,68 @@ def batch(plan: Plan, step: int) -> np.ndarray:
               (step + 1) * size - last),
       _stream(plan.seed, _SYNTHETIC, plan.synthetic, first, last),
   ]).astype(np.int32)
+
+
+def partners(plan: Plan, step: int) -> np.ndarray:
+  """Returns what batch `step` is mixed with: bank positions, int32 [B].
+
+  For each image of the batch one of the same class, any of the plan's partners
+  alike, with replacement.
+  """
+  group = plan.partners
+  labels = group.labels[batch(plan, step)]
+  draw = _generator(*plan.seed, _PARTNER, step).integers(group.count[labels])
+  return group.images[group.first[labels] + draw].astype(np.int32)
+
+
+def shuffled(plan: Plan, step: int) -> np.ndarray:
+  """Returns batch `step` in another order: bank positions, int32 [B]."""
+  return _generator(*plan.seed, _SHUFFLE, step).permutation(batch(plan, step))
+
+
+def class_weights(counts, power: float, *, where: str = 'arm') -> np.ndarray:
+  """Returns the weight of a class's images in the loss, float32 [K].
+
+  Proportional to counts**-power, with a mean of 1 over the training images; 0
+  for a class without images.
+
+  Args:
+    counts: int [K], training images of each class.
+    power: 1.0 balances the classes, 0.5 is the square root, 0.0 changes
+      nothing.
+    where: config path, for errors.
+
+  Raises:
+    InputError: a negative power.
+  """
+  errors.between(f'{where}.class_weights', power, 0, math.inf)
+  counts = np.asarray(counts, np.float64)
+  weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
+  return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+# In place of the logarithm of nothing: no share in a softmax of float32, yet
+# finite where label smoothing multiplies it.
+_LOG_NOTHING = -1e4
+
+
+def log_prior(counts, tau: float, *, where: str = 'arm') -> np.ndarray:
+  """Returns what is added to the training logits, float32 [K].
+
+  tau times the logarithm of each class's share: the balanced softmax of Ren et
+  al. 2020 at a tau of 1, and the logit-adjusted loss of Menon et al. 2021. A
+  class without images has tau times -1e4.
+
+  Args:
+    counts: int [K], training images of each class.
+    tau: 0 or more; 0 changes nothing.
+    where: config path, for errors.
+
+  Raises:
+    InputError: a negative tau.
+  """
+  errors.between(f'{where}.logit_adjustment', tau, 0, math.inf)
+  counts = np.asarray(counts, np.float64)
+  share = np.maximum(counts, 1) / counts.sum()
+  return (tau * np.where(counts > 0, np.log(share), _LOG_NOTHING)).astype(
+      np.float32)

@@ -54,7 +54,8 @@ class GanState(typing.NamedTuple):
 class ClassifierState(typing.NamedTuple):
   """All that a classifier run must remember."""
   step: jax.Array        # int32 [].
-  net: Net
+  steps: jax.Array       # int32 [], of the whole run: data, so that arms of
+  net: Net               # different length share one compiled step.
 
 
 class GenerativeModel(typing.NamedTuple):

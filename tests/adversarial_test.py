@@ -501,10 +501,3 @@ def test_refusals(given, line):
   with pytest.raises(errors.InputError, match=line) as e:
     adversarial.make(TINY, _G(TINY), _D(), z_dim=8, **given)
   assert '\n' not in str(e.value)
-
-
-def test_bytes_become_floats_exactly_at_both_ends():
-  got = adversarial.to_float(jnp.arange(256, dtype=jnp.uint8))
-  assert got.dtype == jnp.float32
-  np.testing.assert_allclose(got, np.linspace(-1, 1, 256), atol=1e-6)
-  assert float(got[0]) == -1 and float(got[-1]) == 1

@@ -11,15 +11,18 @@ PACKAGE = ROOT / 'jaxaug'
 # From the bottom up. Members of one rank never import each other.
 RANKS = (
     ('errors',),
-    ('types', 'registry'),
-    ('images', 'artefacts'),
-    ('layers', 'losses', 'augment', 'splits', 'stats', 'mesh', 'checkpoint',
-     'logs', 'signals'),
-    ('adversarial', 'supervised'),
+    ('types', 'registry', 'warp'),
+    ('images', 'artefacts', 'confusion', 'probabilities',
+     'policy'),
+    ('layers', 'losses', 'augment', 'splits', 'stats', 'audit', 'mesh',
+     'checkpoint', 'logs', 'signals', 'figures', 'cost'),
+    ('adversarial', 'supervised', 'residual', 'fused'),
     ('generators', 'classifiers', 'datasets', 'selectors', 'extractors',
      'metrics'),
     ('mixing', 'loop'),
     ('stages',),
+    ('schema',),
+    ('units',),
     ('study', 'prepare', 'export'),
 )
 RANK = {name: i for i, names in enumerate(RANKS) for name in names}

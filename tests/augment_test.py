@@ -44,6 +44,13 @@ def assert_uniform(values, expected):
   assert stats.chisquare(counts).pvalue > 1e-6
 
 
+def test_bytes_become_floats_exactly_at_both_ends():
+  got = augment.to_float(jnp.arange(256, dtype=jnp.uint8))
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, np.linspace(-1, 1, 256), atol=1e-6)
+  assert float(got[0]) == -1 and float(got[-1]) == 1
+
+
 # ---- standard ----
 
 @pytest.mark.parametrize('kwargs', [
@@ -434,6 +441,120 @@ def test_diff_augment_bad_arguments(kwargs, words):
   assert words in str(caught.value)
 
 
+# ---- MixUp and CutMix ----
+
+def pairs(batch, shape=(7, 10, 3), classes=4, seed=0):
+  """Images and targets, and others; a pixel says from which side it comes."""
+  rng = np.random.default_rng(seed)
+  images = rng.uniform(-1, -0.1, (batch, *shape)).astype(np.float32)
+  others = rng.uniform(0.1, 1, (batch, *shape)).astype(np.float32)
+  targets, other_targets = (
+      rng.dirichlet(np.ones(classes), batch).astype(np.float32)
+      for _ in range(2))
+  return images, targets, others, other_targets
+
+
+def mixed(kind, alpha, given, seed=0):
+  return [np.asarray(x) for x in jax.jit(augment.mix(kind, alpha))(
+      jax.random.key(seed), *given)]
+
+
+@pytest.mark.parametrize('alpha', [0.2, 1.0, 4.0])
+def test_mixup_is_a_mean_of_images_and_targets_alike(alpha):
+  given = pairs(3000)
+  images, targets, others, other_targets = given
+  got, target = mixed('mixup', alpha, given)
+  away = images - others
+  share = (away * (got - others)).sum((1, 2, 3)) / (away**2).sum((1, 2, 3))
+  column = share[:, None, None, None]
+  np.testing.assert_allclose(got, column * images + (1 - column) * others,
+                             atol=1e-5)
+  np.testing.assert_allclose(
+      target, share[:, None] * targets + (1 - share[:, None]) * other_targets,
+      atol=1e-5)
+  np.testing.assert_allclose(target.sum(1), 1, atol=1e-5)
+  assert stats.kstest(np.clip(share, 0, 1),
+                      stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize('shape', [(7, 10, 3), (32, 32, 1)])
+def test_cutmix_targets_are_the_exact_shares_of_pixels(shape):
+  given = pairs(2000, shape)
+  images, targets, others, other_targets = given
+  got, target = mixed('cutmix', 1.0, given)
+  taken = (got > 0).all(3)
+  np.testing.assert_array_equal(
+      got, np.where(taken[..., None], others, images))
+  share = taken.mean((1, 2))[:, None]
+  np.testing.assert_allclose(
+      target, (1 - share) * targets + share * other_targets, atol=1e-6)
+  rows, columns = taken.any(2), taken.any(1)
+  np.testing.assert_array_equal(taken, rows[:, :, None] & columns[:, None])
+  for line in (rows, columns):  # In one piece.
+    assert (np.abs(np.diff(line.astype(int), axis=1)).sum(1) <= 2).all()
+  assert (share == 0).any() and share.max() > 0.7
+
+
+def test_cutmix_boxes_have_the_sides_of_the_drawn_share():
+  # Where no border clips it, a box is the floor of side * sqrt(1 - share).
+  given = pairs(4000, (40, 40, 1))
+  taken = (mixed('cutmix', 1.0, given)[0] > 0)[..., 0]
+  rows, columns = taken.any(2), taken.any(1)
+  inside = ~(rows[:, 0] | rows[:, -1] | columns[:, 0] | columns[:, -1])
+  np.testing.assert_array_equal(rows.sum(1)[inside], columns.sum(1)[inside])
+  # 1 - share is uniform: an uncut side of s has the mass of its square, times
+  # the share of places that leave it uncut.
+  sides = rows.sum(1)[inside & (rows.sum(1) > 0)]
+  side = np.arange(1, 39)
+  mass = ((side + 1)**2 - side**2) * ((39 - side) / (
+      41 - side % 2))**2
+  expected = mass / mass.sum() * len(sides)
+  counts = np.bincount(sides, minlength=39)[1:]
+  big = expected >= 5
+  counts = np.append(counts[big], counts[~big].sum())
+  expected = np.append(expected[big], expected[~big].sum())
+  assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize('kind', ['', 'none'])
+def test_no_mix_is_the_identity(kind):
+  given = pairs(2)
+  images, targets = augment.mix(kind)(jax.random.key(0), *given)
+  assert images is given[0] and targets is given[1]
+
+
+@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
+def test_mix_of_each_sample_is_its_own(kind):
+  given = pairs(16)
+  got = mixed(kind, 1.0, given)
+  for a, b in zip(got, mixed(kind, 1.0, given), strict=True):
+    np.testing.assert_array_equal(a, b)
+  other = pairs(16, seed=1)
+  for mine, theirs in zip(given, other, strict=True):
+    theirs[3] = mine[3]
+  for a, b in zip(got, mixed(kind, 1.0, other), strict=True):
+    np.testing.assert_array_equal(a[3], b[3])
+  assert not np.array_equal(got[0], mixed(kind, 1.0, given, seed=1)[0])
+  half = [jnp.asarray(x, jnp.bfloat16) for x in given]
+  out = jax.eval_shape(augment.mix(kind), jax.random.key(0), *half)
+  assert [x.dtype for x in out] == [jnp.bfloat16] * 2
+
+
+def test_a_small_alpha_is_finite():
+  images, targets = mixed('mixup', 1e-3, pairs(500))
+  assert np.isfinite(images).all() and np.isfinite(targets).all()
+
+
+@pytest.mark.parametrize('given,words', [
+    (dict(kind='mixupp'), "^arm.mix: 'mixupp'; .*Did you mean 'mixup'"),
+    (dict(kind='mixup', alpha=0), '^arm.mix_alpha: 0; expected a number above'),
+    (dict(kind='cutmix', alpha=float('nan')), '^arm.mix_alpha: nan')])
+def test_mix_bad_arguments(given, words):
+  with pytest.raises(errors.InputError, match=words) as caught:
+    augment.mix(**given)
+  assert '\n' not in str(caught.value)
+
+
 # ---- devices ----
 
 SHARDED = """
@@ -448,6 +569,11 @@ split = jax.device_put(images, NamedSharding(mesh, P('batch')))
 for atol, apply in (
     (1e-5, augment.standard(**t.EVERYTHING)),
     (0, augment.standard(flip=0.5, shift=4, padding='reflect', cutout=5)),
+    (1e-6, augment.standard(rand_ops=2)),
+    (1e-6, lambda key, images: augment.mix('mixup')(
+        key, images, images[:, 0, 0], -images, images[:, 0, 1])[0]),
+    (0, lambda key, images: augment.mix('cutmix')(
+        key, images, images[:, 0, 0], -images, images[:, 0, 1])[0]),
     (1e-6, augment.diff_augment('color')),
     (0, augment.diff_augment('translation,cutout'))):
   compiled = jax.jit(apply).lower(key, split).compile()

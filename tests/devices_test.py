@@ -42,12 +42,16 @@ def classifier(folder, devices):
                          class_names=data.class_names, seed=(1, 0))
   plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,
                      seed=(1, 0))
-  classify.run(folder, title='c', where='config.classifiers.c', spec=spec,
-               model='resnet', arguments={'width': 8, 'learning_rate': 0.02},
-               augmentation={'flip': 0.5, 'shift': 2}, bank=bank, plan=plan,
-               validation=data.test, test=data.test, steps=10, seed=5, run=1,
-               devices=devices, eval_every=3, log_every=1, save_every=4,
-               identity={})
+  net = classify.network(spec, 'config.classifiers.c', 'resnet', {
+      'depth': 8, 'width': 8, 'attention': 'dia', 'learning_rate': 0.02,
+      'accumulate': 2})
+  treatment = classify.treatment(
+      {'flip': 0.5, 'shift': 2}, np.linspace(0.5, 1.5, 4), np.zeros(4),
+      mix='cutmix')
+  classify.run([classify.Job(folder, 1, plan, {})], title='c', net=net,
+               treatment=treatment, bank=bank, validation=data.test,
+               test=data.test, steps=10, seed=5, devices=devices,
+               eval_every=3, log_every=1, save_every=4)
 
 for count in (1, 8):
   devices = mesh.make(jax.devices()[:count])

@@ -101,6 +101,23 @@ def test_every_way_to_the_kernel_gradient_agrees(case, monkeypatch):
   assert _agrees(case, channels)
 
 
+@pytest.mark.parametrize('groups, each, out', [(6, 1, 6), (6, 1, 12), (2, 3, 4),
+                                               (3, 2, 9)])
+@pytest.mark.parametrize('case', [SAME, STRIDED, CASES[3], CASES[20]], ids=str)
+def test_groups_agree_with_stock_in_float64(case, groups, each, out):
+  def both(conv, dtype):
+    def f(x, kernel):
+      return conv(x, kernel, (case[3],) * 2, case[5], dimension_numbers=NHWC,
+                  feature_group_count=groups)
+    x, kernel = _arrays(case, (groups * each, out), dtype)
+    kernel = kernel[:, :, :each]
+    return _both_orders(f, x, kernel)
+  got = both(layers.conv_general_dilated, jnp.float32)
+  with jax.enable_x64(True):
+    want = both(lax.conv_general_dilated, jnp.float64)
+  assert max(map(_error, got, want)) < 1e-5
+
+
 @pytest.mark.parametrize('case', [SAME, TRANSPOSED], ids=str)
 def test_vmap_equals_a_loop(case, monkeypatch):
   monkeypatch.setattr(layers, '_CHUNK', 2048)
@@ -162,8 +179,8 @@ def test_the_stock_operation_serves_the_rest(monkeypatch):
     return 'custom_vjp' in str(jax.make_jaxpr(fast)(x, kernel))
   assert used(x, kernel, dimension_numbers=NHWC)
   assert not used(x, kernel, dimension_numbers=NHWC, rhs_dilation=(2, 2))
-  assert not used(x, kernel[:, :, :3], dimension_numbers=NHWC,
-                  feature_group_count=2)
+  assert used(x, kernel[:, :, :3], dimension_numbers=NHWC,
+              feature_group_count=2)
   assert not used(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert not used(x, kernel, dimension_numbers=NHWC)

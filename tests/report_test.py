@@ -8,21 +8,28 @@ import re
 import numpy as np
 import pytest
 
-from jaxaug import stats
-from jaxaug.stages import report
+from jaxaug import figures, registry, stats
+from jaxaug.stages import evaluate, report
 
+ERROR, NATS = {'percent': True}, {'percent': False}
 VOID = {'meta', 'img', 'br', 'path', 'use', 'rect', 'circle', 'line'}
 
 
 def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
-           channels=1, prefix=''):
-  """Returns results in the schema of results.json; odd arms are synthetic."""
+           channels=1, prefix='', folds=1, metric='error', budget='steps'):
+  """Returns results in the schema of results.json; odd arms are synthetic.
+
+  Arms with a larger number are better, whatever the metric.
+  """
   rng = np.random.default_rng(0)
   names = [f'{prefix}class{k}' for k in range(classes)]
+  side = {'exact': 0, 'near': 0, 'share': 0., 'yardstick_share': .001,
+          'threshold': .21, 'median': .61, 'yardstick_median': .59}
   out = {
       'study': f'{prefix}study', 'command': f'python launch.py {prefix}',
       'created': '2026-01-02T03:04:05', 'alpha': .05,
-      'config': {'seed': 0, 'data': {'name': f'{prefix}data', 'resize': None}},
+      'config': {'seed': 0, 'budget': budget,
+                 'data': {'name': f'{prefix}data', 'resize': None}},
       'stamp': {'commit': 'abc', 'jax': '0.10.2'}, 'devices': '1 cpu',
       'seeds': list(range(runs)), 'stages': {'data': 1.5, 'classify': 3700.},
       'data': {'name': f'{prefix}data', 'class_names': names,
@@ -30,8 +37,9 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
                'overlaps': {'train_test': 0},
                'counts': {s: [20] * classes
                           for s in ('train', 'validation', 'test')}},
-      'pools': {g: {'generator': g, 'per_class': 9, 'copies_of_train': 0,
-                    'copies_of_test': 0} for g in generators},
+      'pools': {g: {'generator': g, 'per_class': 9,
+                    'audit': {'n': 9 * classes, 'train': dict(side),
+                              'test': dict(side)}} for g in generators},
       'generators': {
           g: {'model': 'cgan', 'steps': 9, 'seconds': 61.,
               'parameters': {'g': 1234, 'd': 567},
@@ -40,25 +48,56 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
               'curves': [{'step': s, 'd_loss': 1., 'g_loss': 2.,
                           'd_accuracy_real': .5, 'd_accuracy_fake': .6}
                          for s in range(9)]} for g in generators},
-      'classifiers': {}}
-  for c in range(classifiers):
-    errors = {f'{prefix}arm{i}': list(.3 - .02 * i +
-                                      rng.normal(0, .004, runs))
-              for i in range(arms)}
-    rows = stats.compare(errors, f'{prefix}arm0')
-    for i, (arm, row) in enumerate(rows.items()):
-      row |= {
-          'description': f'{prefix}adding {i}', 'real': 60,
-          'synthetic': 30 * (i % 2), 'errors': errors[arm], 'seconds': 2.,
-          'per_class_error': [row['mean']] * classes,
-          'confusion': (np.eye(classes, dtype=int) * 9 + 1).tolist(),
-          'curves': [[{'step': s, 'validation_error': .9 - .1 * s,
-                       'train_loss': 1.} for s in range(5)]
-                     for _ in range(runs)]}
-    out['classifiers'][f'{prefix}net{c}'] = {
-        'model': 'cnn', 'steps': 100, 'parameters': 1000, 'metric': 'error',
-        'baseline': f'{prefix}arm0', 'arms': rows}
+      'classifiers': {f'{prefix}net{c}': classifier(
+          rng, arms, runs, classes, prefix, folds, metric, budget)
+                      for c in range(classifiers)}}
+  out['across'] = evaluate.across(out['classifiers'], .05)
   return json.loads(json.dumps(out))
+
+
+def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
+  """Returns one entry of results['classifiers']."""
+  blocks = {name: registry.find('metrics', name) for name in (
+      'error', 'macro_f1', 'cross_entropy')}
+  block = blocks[metric]
+  sign = 1 if block.LOWER_IS_BETTER else -1
+  values = {f'{prefix}arm{i}': list(.3 - sign * .02 * i +
+                                    rng.normal(0, .004, folds * runs))
+            for i in range(arms)}
+  rows = stats.compare(values, f'{prefix}arm0', .05, block.LOWER_IS_BETTER,
+                       folds=folds)
+  for i, (arm, row) in enumerate(rows.items()):
+    row |= {
+        'description': f'{prefix}adding {i}', 'real': 60,
+        'synthetic': 30 * (i % 2), 'values': values[arm], 'seconds': 2.,
+        'steps': 100 + 10 * i * (budget != 'steps'),
+        'metrics': {name: evaluate._summary(b, values[arm], folds)
+                    for name, b in blocks.items()},
+        'per_class_error': [.25] * classes,
+        'per_class': {k: [.75] * classes
+                      for k in ('precision', 'recall', 'f1')},
+        'mcnemar': None if i == 0 else [
+            {'gained': 30, 'lost': 11, 'p': .01 * (1 + 6 * (k % 2))}
+            for k in range(folds * runs)],
+        'confusion': (np.eye(classes, dtype=int) * 9 + 1).tolist(),
+        'curves': [[{'step': s, 'validation_error': .9 - .1 * s,
+                     'train_loss': 1.} for s in range(5)]
+                   for _ in range(folds * runs)]}
+  return {'model': 'cnn', 'steps': 100, 'parameters': 1000, 'metric': metric,
+          'label': block.LABEL, 'percent': block.PERCENT,
+          'lower_is_better': block.LOWER_IS_BETTER, 'folds': folds,
+          'baseline': f'{prefix}arm0', 'arms': rows}
+
+
+def near(channels=1, size=(8, 6), count=5):
+  """Returns the closest pairs of one pool."""
+  rng = np.random.default_rng(0)
+  images = [rng.integers(0, 256, (count, *size, channels), np.uint8)
+            for _ in range(4)]
+  return dict(zip(('train_pool', 'train_real', 'test_pool', 'test_real'),
+                  images, strict=True)) | {
+      'train_distance': np.linspace(.1, .2, count),
+      'test_distance': np.linspace(.3, .4, count)}
 
 
 def grid(classes=3, channels=1, size=(8, 6), count=5, seed=0):
@@ -97,9 +136,9 @@ class Page(html.parser.HTMLParser):
     self.text += data if self.open[-1:] != ['style'] else ''
 
 
-def check(results, grids=None):
+def check(results, grids=None, pairs=None):
   """Renders, parses and checks what every page must hold."""
-  text = report.page(results, grids or {})
+  text = report.page(results, grids or {}, pairs)
   page = Page(text)
   bare = re.sub(r'data:image/png;base64,[\w+/=]+', '', text)
   assert not re.search(r'https?:|//[a-z]', bare)
@@ -120,10 +159,11 @@ def check(results, grids=None):
 def test_order_and_numbers():
   results = sample()
   page = check(results, {'cgan': grid()})
-  order = ['Does generated data help', 'Verdicts', 'Test error by arm',
-           'Learning curves', 'Test error by class', 'Confusion matrices',
+  order = ['Does generated data help', 'Verdicts', 'Evidence',
+           'Test top-1 error by arm', 'More measures', 'Learning curves',
+           'Test error by class', 'Confusion matrices',
            'Real and generated images', 'Generators', 'Obedience by class',
-           'Settings and timings', 'How to read this']
+           'Copies and leaks', 'Settings and timings', 'How to read this']
   at = -1
   for title in order:
     at = page.text.index(title, at + 1)
@@ -155,19 +195,25 @@ def test_missing_parts():
   results = sample()
   results['generators']['cgan'] |= {'obedience': None, 'curves': []}
   for row in results['classifiers']['net0']['arms'].values():
-    row['curves'] = [[] for _ in row['errors']]
+    row['curves'] = [[] for _ in row['values']]
     row['description'] = ''
+    for key in ('mcnemar', 'per_class', 'metrics', 'wilcoxon', 'bootstrap',
+                'smallest_effect', 'runs_needed'):
+      del row[key]
+  results['pools']['cgan']['audit'] = None
+  del results['across'], results['config']['budget']
   page = check(results)
   assert 'not measured' in page.text and 'No validation error' in page.text
-  assert 'lowest mean test error' in page.text
+  assert 'lowest mean test top-1 error' in page.text
+  assert 'not compared' in page.text and 'More measures' not in page.text
   del results['generators'], results['pools']
-  check(results)
+  assert 'Copies and leaks' not in check(results).text
 
 
 def test_equal_errors_everywhere():
   results = sample()
   for row in results['classifiers']['net0']['arms'].values():
-    row['errors'] = [0.] * 5
+    row['values'] = [0.] * 5
     row['curves'] = [[{'step': 0, 'validation_error': 0.}]] * 5
   check(results)
 
@@ -205,19 +251,156 @@ def test_answer_counts_arms_and_names_a_stronger_plain_arm():
   results['arms']['arm1']['verdict'] = 'helps'
   assert report.answer(results, .05)['verdict'] == 'helps'
   assert len(got['plain']) == 2
-  assert report.stronger_plain(results) == 'arm4'
+  assert report.stronger_plain(results) == {
+      'arm': 'arm4', 'words': 'a lower mean top-1 error'}
   results['arms']['arm3']['mean'] = .01
   assert report.stronger_plain(results) is None
+
+
+def test_a_measure_whose_large_values_are_good():
+  results = sample(arms=5, metric='macro_f1')
+  entry = results['classifiers']['net0']
+  assert entry['arms']['arm4']['difference'] > 0
+  assert report.stronger_plain(entry) == {
+      'arm': 'arm4', 'words': 'a higher mean macro F1'}
+  entry['arms']['arm2']['curves'] = []
+  assert report.best(entry) == ('arm4', 'highest mean test macro F1')
+  page = check(results)
+  for words in ('Test macro F1 by arm', '← worse · points · better →',
+                'a higher mean macro F1 than every arm', 'higher is better',
+                'Positive differences are better'):
+    assert words in ' '.join(page.text.split())
+  assert 'fewer' not in page.text
+  assert 'higher is better' in ' '.join(terminal(results, 80).split())
+  assert entry['arms']['arm3']['verdict'] == 'helps'
+
+
+def test_a_measure_that_is_no_share():
+  results = sample(metric='cross_entropy')
+  page, text = check(results), terminal(results, 80)
+  row = results['classifiers']['net0']['arms']['arm3']
+  for words in (f'{row["mean"]:.4f}', f'−{abs(row["difference"]):.4f}'):
+    assert words in page.text and words in text
+  words = ' '.join(page.text.split())
+  assert '← better · difference · worse →' in words
+  assert 'Points are' not in words and 'Difference, points' not in words
+  assert 'Cross-entropy, %' not in words and 'entropy by arm' in words
+
+
+def test_measures_begin_with_that_of_the_verdict():
+  for metric in 'error', 'cross_entropy', 'macro_f1':
+    rows = report.measures(
+        sample(metric=metric)['classifiers']['net0'])
+    assert rows[0][0] == metric and len(rows) == 3
+  results = sample()
+  row = results['classifiers']['net0']['arms']['arm1']
+  row['metrics']['cross_entropy'] |= {'mean': None, 'std': None, 'n': 0}
+  assert 'Cross-entropy' in check(results).text
+
+
+def test_evidence():
+  results = sample()
+  row = results['classifiers']['net0']['arms']['arm2']
+  words = ' '.join(check(results).text.split())
+  assert '150 / 55 3 of 5' in words
+  assert 'speaks of two trained networks, not of the arm' in words
+  for number in (report.p_value(row['wilcoxon']),
+                 f'[{report.change(row["bootstrap"][0], ERROR)}, ',
+                 f'{100 * row["smallest_effect"]:.2f} {row["runs_needed"]}'):
+    assert number in words, number
+
+
+def test_across_classifiers():
+  results = sample(classifiers=3)
+  row = results['across']['arm2']
+  page = check(results)
+  assert 'Across classifiers' in page.text
+  assert report.change(row['difference'], ERROR) in page.text
+  assert '12.7 standard errors' not in page.text
+  assert '12.7 standard errors' in check(sample(classifiers=2)).text
+  assert 'Across classifiers' not in check(sample()).text
+
+
+def test_folds():
+  results = sample(folds=4, runs=2)
+  entry = results['classifiers']['net0']
+  row = entry['arms']['arm1']
+  assert row['n'] == 4 and len(row['values']) == 8
+  words = ' '.join(check(results).text.split())
+  for said in ('4-fold cross-validation', '4 paired folds',
+               'Nadeau and Bengio', 'Small dots are folds'):
+    assert said in words
+  assert 'Nadeau' not in check(sample()).text
+
+
+@pytest.mark.parametrize('kind', [
+    {}, {'folds': 4, 'runs': 2}, {'metric': 'cross_entropy'}], ids=str)
+def test_the_interval_that_is_drawn_is_that_of_the_verdict(kind, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures, 'interval_figure',
+                      lambda rows, *_: drawn.append(rows))
+  entry = sample(**kind)['classifiers']['net0']
+  report.classifier_figures(entry, .05)
+  scale = 100 if entry['percent'] else 1
+  for name, values, interval, _ in drawn[1][1:]:
+    row = entry['arms'][name]
+    np.testing.assert_allclose(
+        interval, [scale * row[k] for k in ('difference', 'low', 'high')],
+        rtol=1e-9)
+    assert len(values) == row['n']
+  for _, values, (mean, *_), _ in drawn[0]:
+    np.testing.assert_allclose(mean, np.mean(values))
+
+
+def test_budget_and_steps_where_they_differ():
+  words = ' '.join(check(sample(budget='epochs')).text.split())
+  assert 'equally often' in words and 'Steps' in words
+  assert 'steps in every arm' not in words
+  words = ' '.join(check(sample()).text.split())
+  assert '100 steps in every arm' in words and 'same number of' in words
+
+
+@pytest.mark.parametrize('channels, size', [(1, (8, 6)), (3, (96, 160))])
+def test_closest_pairs(channels, size):
+  results = sample()
+  pairs = {'cgan': near(channels, size)}
+  page = check(results, pairs=pairs)
+  assert page.tags.count('img') == 2 * 2 * 5
+  assert 'closest to test images' in page.text and '0.30' in page.text
+  del pairs['cgan']['test_pool']
+  text = check(results, pairs=pairs).text
+  assert 'closest to train images' in text
+  assert 'closest to test images' not in text
+  drawn = figures.closest({'cgan': near(count=20)})['cgan']['train']
+  assert len(drawn) == figures.PAIRS
+  assert drawn[0][:2] == tuple(figures.png(near(count=20)[k][0])
+                               for k in ('train_pool', 'train_real'))
 
 
 def test_cautions():
   results = sample(runs=2)
   results['data']['overlaps'] = {'train_test': 3, 'train_validation': 0}
-  results['pools']['cgan']['copies_of_test'] = 1
+  audit = results['pools']['cgan']['audit']
+  audit['test'] |= {'exact': 1}
+  audit['train'] |= {'near': 6, 'share': 6 / 27}
   text = ' '.join(report.cautions(results))
   assert '2 paired runs' in text and '(train_test): 3' in text
   assert '1 exact copy of test' in text and 'train_validation' not in text
+  assert '22.22 % of pool cgan are near copies of train' in text
+  assert '0.10 % are as near' in text and 'near copies of test' not in text
   assert not report.cautions(sample())
+
+
+def test_near_copies_as_many_as_chance_gives_are_no_caution():
+  results = sample()
+  side = results['pools']['cgan']['audit']['train']
+  results['pools']['cgan']['audit']['n'] = 10_000
+  side |= {'near': 16, 'share': .0016}  # 10 are expected.
+  assert not report.cautions(results)
+  side |= {'near': 17, 'share': .0017}
+  assert len(report.cautions(results)) == 1
+  side |= {'yardstick_share': None}
+  assert '–' in check(results).text
 
 
 def test_best_is_chosen_on_validation():
@@ -235,7 +418,7 @@ def test_grids_keep_their_pixels(channels):
 
   from PIL import Image
   real, fake = grid(channels=channels)
-  rows = report.strips({'cgan': (real, fake)})['cgan']
+  rows = figures.strips({'cgan': (real, fake)})['cgan']
   for k, pair in enumerate(rows):
     for images, uris in zip((real, fake), pair, strict=True):
       for image, uri in zip(images[k], uris, strict=True):
@@ -247,7 +430,8 @@ def test_grids_keep_their_pixels(channels):
 def test_large_grids_stay_small():
   results = sample(classes=40, generators=('a', 'b', 'c'), channels=3)
   one = grid(40, 3, (96, 160), 8)
-  page = check(results, dict.fromkeys('abc', one))
+  page = check(results, dict.fromkeys('abc', one),
+               dict.fromkeys('abc', near(3, (96, 160))))
   assert 'The first 20 of 40 classes' in ' '.join(page.text.split())
 
 
@@ -264,9 +448,10 @@ def test_write(tmp_path):
 def test_no_pyplot_and_no_tensorflow():
   import subprocess
   import sys
-  code = ('import sys; from jaxaug.stages import report; '
+  code = ('import sys; from jaxaug import figures; '
+          'from jaxaug.stages import report; '
           'assert "matplotlib" not in sys.modules; '
-          'report._axes(99, 99); '
+          'figures._axes(99, 99); '
           'print([m for m in ("matplotlib.pyplot", "tensorflow") '
           'if m in sys.modules])')
   got = subprocess.run([sys.executable, '-c', code], capture_output=True,
@@ -287,18 +472,27 @@ def test_verdict_table():
   text = terminal(results, 80)
   row = results['classifiers']['net1']['arms']['arm2']
   for word in ('net0', 'net1', 'arm2', 'baseline', '60 + 30',
-               f'{100 * row["mean"]:.2f}', report.points(row['difference']),
-               f'[{report.points(row["low"])}, {report.points(row["high"])}]'):
+               f'{100 * row["mean"]:.2f}',
+               report.change(row['difference'], ERROR),
+               f'[{report.change(row["low"], ERROR)}, '
+               f'{report.change(row["high"], ERROR)}]'):
     assert word in text
   assert max(map(len, text.splitlines())) <= 80
   assert 'too few runs' in terminal(sample(runs=1), 80)
 
 
-@pytest.mark.parametrize('value, want', [
-    (.0123, '+1.23'), (-.0123, '−1.23'), (-.00001, '0.00'), (0, '0.00'),
-    (None, '–')])
-def test_points(value, want):
-  assert report.points(value) == want
+@pytest.mark.parametrize('value, of, want', [
+    (.0123, ERROR, '+1.23'), (-.0123, ERROR, '−1.23'),
+    (-.00001, ERROR, '0.00'), (0, ERROR, '0.00'), (None, ERROR, '–'),
+    (-.01234, NATS, '−0.0123'), (1e-6, NATS, '0.0000'), (None, NATS, '–')])
+def test_change(value, of, want):
+  assert report.change(value, of) == want
+
+
+@pytest.mark.parametrize('value, of, want', [
+    (.0123, ERROR, '1.23'), (.0123, NATS, '0.0123'), (None, NATS, '–')])
+def test_number(value, of, want):
+  assert report.number(value, of) == want
 
 
 @pytest.mark.parametrize('value, want', [

@@ -11,7 +11,7 @@ import launch
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
-                 if f.stem not in ('common', '__init__'))
+                 if f.stem not in ('common', 'recipes', '__init__'))
 
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
@@ -31,8 +31,8 @@ def study(workdir, config, *overrides) -> dict:
     assert set(classifier['arms']) == {
         arm['name'] for arm in results['config']['arms']}, name
     for arm in classifier['arms'].values():
-      assert len(arm['errors']) == results['config']['runs']
-      assert np.isfinite(arm['errors']).all()
+      assert len(arm['values']) == results['config']['runs']
+      assert np.isfinite(arm['values']).all()
   return results
 
 

@@ -141,7 +141,7 @@ def test_the_workdir_of_a_finished_study(undisturbed):
   assert [a['real'] for a in arms.values()] == [48, 48, 48, 48, 24]
   assert [a['synthetic'] for a in arms.values()] == [0, 0, 48, 48, 24]
   assert arms['real']['verdict'] == 'baseline'
-  assert all(len(a['errors']) == 2 for a in arms.values())
+  assert all(len(a['values']) == 2 for a in arms.values())
   assert 0 <= found['pools']['cgan']['obedience']['mean'] <= 1
   assert (workdir / 'report.html').stat().st_size > 10_000
   kinds = [f.parent.name for f in stages(workdir)]
@@ -286,7 +286,7 @@ def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished):
   old, now = results(undisturbed[0]), results(finished)
   for arm, row in now['classifiers']['cnn']['arms'].items():
     was = old['classifiers']['cnn']['arms'][arm]
-    assert (row['errors'] == was['errors']) or arm == 'replace_50'
+    assert (row['values'] == was['values']) or arm == 'replace_50'
   assert now['classifiers']['cnn']['arms']['replace_50']['synthetic'] == 12
   # And back: all of it is still there.
   assert launch.main([*TINY, f'--workdir={finished}']) == 0

@@ -9,24 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug import adversarial, errors, registry, supervised, types
-from jaxaug.datasets import fashion_mnist_small
+from jaxaug import errors, registry, supervised, types
 
 SPEC = types.ImageSpec(6, 4, 1, 3)
 
 
 def _rates(steps, **rule):
   """The learning rate of every step, as a unit gradient sees it."""
-  tx = supervised.make_optimizer(
-      steps=steps, **{'momentum': 0.0, 'weight_decay': 0.0, **rule})
-  params = {'w': jnp.zeros((1, 1))}
-  @jax.jit
-  def run(state):
-    def body(state, _):
-      updates, state = tx.update({'w': jnp.ones((1, 1))}, state, params)
-      return state, -updates['w'][0, 0]
-    return jax.lax.scan(body, state, None, length=steps)[1]
-  return np.asarray(run(tx.init(params)))
+  rate = supervised.make_optimizer(**rule).rate
+  return np.asarray(jax.jit(jax.vmap(rate, (0, None)))(
+      jnp.arange(steps), jnp.int32(steps)))
 
 
 def test_cosine_falls_to_zero_over_the_run():
@@ -67,11 +59,12 @@ def test_constant_is_constant():
                              .7, rtol=1e-6)
 
 
+@pytest.mark.parametrize('decay_norms', [False, True])
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
-def test_weight_decay_is_of_kernels_only(optimizer):
+def test_weight_decay_is_of_kernels_or_of_all(optimizer, decay_norms):
   tx = supervised.make_optimizer(
-      steps=9, optimizer=optimizer, schedule='constant', learning_rate=0.5,
-      momentum=0.0, weight_decay=0.1)
+      optimizer=optimizer, momentum=0.0, weight_decay=0.1,
+      decay_norms=decay_norms).direction
   params = {'conv': {'kernel': jnp.full((3, 3, 1, 2), 2.),
                      'bias': jnp.full(2, 2.)},
             'dense': {'kernel': jnp.full((4, 2), 2.)},
@@ -79,7 +72,7 @@ def test_weight_decay_is_of_kernels_only(optimizer):
   zero = jax.tree.map(jnp.zeros_like, params)
   updates, _ = tx.update(zero, tx.init(params), params)
   for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
-    want = -0.5 * 0.1 * 2 if path[-1].key == 'kernel' else 0
+    want = 0.1 * 2 if decay_norms or path[-1].key == 'kernel' else 0
     np.testing.assert_allclose(update, want, rtol=1e-6, err_msg=str(path))
 
 
@@ -102,9 +95,9 @@ def _data(steps=5, batch=7):
 def test_five_steps_are_those_of_torch(optimizer, smoothing, schedule):
   torch = pytest.importorskip('torch')
   rule = supervised.make(
-      SPEC, _Net(), steps=5, optimizer=optimizer, label_smoothing=smoothing,
+      SPEC, _Net(), optimizer=optimizer, label_smoothing=smoothing,
       schedule=schedule, learning_rate=0.05, weight_decay=0.01)
-  state = rule.init(jax.random.key(0))
+  state = rule.init(jax.random.key(0), 5)
   weights = {f'{layer}.{kind}': torch.tensor(
       np.asarray(value, np.float64), requires_grad=True)
       for layer, tree in state.net.params.items()
@@ -122,7 +115,8 @@ def test_five_steps_are_those_of_torch(optimizer, smoothing, schedule):
             'cosine': [(1 + math.cos(math.pi * t / 5)) / 2 for t in range(5)]}
   step = jax.jit(rule.step)
   for t, (images, labels) in enumerate(zip(*_data(), strict=True)):
-    state, logs = step(state, images, labels, jax.random.key(1))
+    state, logs = step(state, supervised.plain(images, labels, 3),
+                       jax.random.key(1))
     x = torch.tensor(images.reshape(7, -1), dtype=torch.float64)
     x = torch.tanh(x @ weights['hidden.kernel'] + weights['hidden.bias'])
     x = x @ weights['logits.kernel'] + weights['logits.bias']
@@ -150,21 +144,23 @@ def test_step_is_pure_safe_to_donate_and_keyed_by_the_step():
     def __call__(self, x, train: bool):
       x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
       return nn.Dense(SPEC.num_classes)(x)
-  rule = supervised.make(SPEC, Noisy(), steps=5)
-  images, labels = (x[0] for x in _data())
-  state, key = rule.init(jax.random.key(0)), jax.random.key(1)
+  rule = supervised.make(SPEC, Noisy())
+  batch = supervised.plain(*(x[0] for x in _data()), 3)
+  state, key = rule.init(jax.random.key(0), 5), jax.random.key(1)
   step = jax.jit(rule.step)
-  first, logs = step(state, images, labels, key)
-  again, _ = step(state, images, labels, key)
+  first, logs = step(state, batch, key)
+  again, _ = step(state, batch, key)
   jax.tree.map(np.testing.assert_array_equal, first, again)
   donated, _ = jax.jit(rule.step, donate_argnums=0)(
-      jax.tree.map(jnp.copy, state), images, labels, key)
+      jax.tree.map(jnp.copy, state), batch, key)
   jax.tree.map(np.testing.assert_array_equal, first, donated)
   # Other draws of dropout for another step, and for another key.
   for other in ((state._replace(step=jnp.int32(1)), key),
                 (state, jax.random.key(2))):
-    _, more = step(other[0], images, labels, other[1])
+    _, more = step(other[0], batch, other[1])
     assert float(more['train_loss']) != float(logs['train_loss'])
+  # Runs of other lengths are the same program.
+  step(state._replace(steps=jnp.int32(99)), batch, key)
   assert step._cache_size() == 1
 
 
@@ -174,10 +170,10 @@ def test_running_statistics_are_learnt_and_used():
     def __call__(self, x, train: bool):
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
       return nn.Dense(SPEC.num_classes)(x.reshape(x.shape[0], -1))
-  rule = supervised.make(SPEC, Norm(), steps=5)
+  rule = supervised.make(SPEC, Norm())
   images, labels = (x[0] for x in _data())
-  state, _ = rule.step(rule.init(jax.random.key(0)), images, labels,
-                       jax.random.key(1))
+  state, _ = rule.step(rule.init(jax.random.key(0), 5),
+                       supervised.plain(images, labels, 3), jax.random.key(1))
   stats = supervised.variables(state.net)['batch_stats']['BatchNorm_0']
   np.testing.assert_allclose(stats['mean'], 0.1 * images.mean((0, 1, 2)),
                              atol=1e-6)
@@ -198,7 +194,7 @@ def test_running_statistics_are_learnt_and_used():
 ])
 def test_refusals(given, line):
   with pytest.raises(errors.InputError, match=line):
-    supervised.make(SPEC, _Net(), **{'steps': 5, **given})
+    supervised.make(SPEC, _Net(), **given)
 
 
 @pytest.mark.parametrize('given', [
@@ -207,7 +203,7 @@ def test_refusals(given, line):
     {'milestones': (-0.5,)}, {'decay': 0.0}], ids=str)
 def test_values_out_of_range_are_refused(given):
   with pytest.raises(errors.InputError, match=f'^{next(iter(given))}'):
-    supervised.make_optimizer(steps=5, **given)
+    supervised.make_optimizer(**given)
 
 
 def _count(name, spec, **arguments):
@@ -225,41 +221,63 @@ def test_the_papers_cnn_has_its_number_of_parameters():
       25 * 16 + 16 + 25 * 16 * 128 + 128 + 4 * 4 * 128 * 64 + 64 + 650)
 
 
-@pytest.mark.parametrize('depth, million', [(20, .27), (32, .46), (56, .85)])
-def test_resnet_has_the_papers_number_of_parameters(depth, million):
-  n, classes = (depth - 2) // 6, 10
-  convs = 27 * 16  # Stem.
-  for stage, width in enumerate((16, 32, 64)):
-    narrow = width if stage == 0 else width // 2
-    convs += 9 * narrow * width + (2 * n - 1) * 9 * width**2
-  norms = 2 * (16 + 2 * n * (16 + 32 + 64))  # Option A: no other weights.
-  want = convs + norms + 64 * classes + classes
-  got = _count('resnet', types.ImageSpec(32, 32, 3, 10), depth=depth)
-  assert got == want
-  assert round(got / 1e6, 2) == million  # Table 6 of He et al. 2016.
+@pytest.mark.parametrize('parts', [2, 7])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
+  """Without batch norm, which sees one part at a time."""
+  rng = np.random.default_rng(0)
+  images = rng.uniform(-1, 1, (14, 6, 4, 1)).astype(np.float32)
+  labels = rng.integers(0, 3, 14).astype(np.int32)
+  batch = supervised.plain(images, labels, 3)
+  batch['weight'] = jnp.array([0.5, 1.0, 2.0])
+  ends = []
+  for accumulate in (1, parts):
+    rule = supervised.make(SPEC, _Net(), accumulate=accumulate)
+    state = rule.init(jax.random.key(0), 5)
+    for _ in range(3):
+      state, logs = jax.jit(rule.step)(state, batch, jax.random.key(1))
+    ends.append((state.net.params, logs))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *ends)
+  with pytest.raises(errors.InputError, match='^accumulate: 5; .*size, 14'):
+    supervised.make(SPEC, _Net(), accumulate=5).step(state, batch,
+                                                     jax.random.key(1))
 
 
-@pytest.mark.parametrize('name, steps, arguments, rule', [
-    ('cnn', 40, {}, {'optimizer': 'adam', 'learning_rate': 2e-3}),
-    ('resnet', 30, {'stem_stride': 2}, {'learning_rate': 0.1}),
-])
-def test_classifiers_learn_64_real_images_by_heart(name, steps, arguments,
-                                                   rule):
-  train = fashion_mnist_small.load().train
-  pick = np.concatenate([np.flatnonzero(train.labels == k)[:7]
-                         for k in range(10)])[:64]
-  images = adversarial.to_float(jnp.asarray(train.images[pick]))
-  labels = train.labels[pick]
-  spec = types.ImageSpec(28, 28, 1, 10)
-  network = registry.build('classifiers', name, arguments, 'x', spec)
-  classifier = supervised.make(spec, network, steps=steps, weight_decay=0.0,
-                               **rule)
-  state = classifier.init(jax.random.key(0))
-  step = jax.jit(classifier.step, donate_argnums=0)
-  losses = []
-  for _ in range(steps):
-    state, logs = step(state, images, labels, jax.random.key(1))
-    losses.append(float(logs['train_loss']))
-  logits = classifier.predict(supervised.variables(state.net), images)
-  assert (logits.argmax(-1) == labels).all()
-  assert losses[-1] < 0.1 * losses[0]
+def test_weights_and_adjusted_logits_against_torch():
+  torch = pytest.importorskip('torch')
+  images, labels = (x[0] for x in _data())
+  weight = np.float32([0.5, 1.0, 2.5])
+  prior = np.log(np.float32([0.7, 0.2, 0.1]))
+  rule = supervised.make(SPEC, _Net(), label_smoothing=0.1)
+  state = rule.init(jax.random.key(0), 5)
+  logits = np.array(rule.predict(supervised.variables(state.net), images))
+  batch = supervised.plain(images, labels, 3) | {'weight': weight,
+                                                 'adjustment': prior}
+  _, logs = rule.step(state, batch, jax.random.key(1))
+  each = torch.nn.functional.cross_entropy(
+      torch.tensor(logits + prior), torch.tensor(labels).long(),
+      label_smoothing=0.1, reduction='none')
+  np.testing.assert_allclose(logs['train_loss'],
+                             (each.numpy() * weight[labels]).mean(), rtol=1e-5)
+
+
+def test_a_mixed_target_is_a_mixed_loss():
+  images, labels = (x[0] for x in _data())
+  rule = supervised.make(SPEC, _Net())
+  state, key = rule.init(jax.random.key(0), 5), jax.random.key(1)
+  one, other = (supervised.plain(images, y, 3) for y in
+                (labels, (labels + 1) % 3))
+  mixed = one | {'target': 0.3 * one['target'] + 0.7 * other['target']}
+  a, b, c = (float(rule.step(state, x, key)[1]['train_loss'])
+             for x in (one, other, mixed))
+  np.testing.assert_allclose(c, 0.3 * a + 0.7 * b, rtol=1e-6)
+
+
+def test_features_are_what_the_last_layer_sees():
+  images, _ = (x[0] for x in _data())
+  rule = supervised.make(SPEC, _Net())
+  variables = supervised.variables(rule.init(jax.random.key(0), 5).net)
+  features = jax.jit(rule.features)(variables, images)
+  assert features.shape == (7, 8) and features.dtype == jnp.float32
+  last = variables['params']['logits']
+  np.testing.assert_allclose(features @ last['kernel'] + last['bias'],
+                             rule.predict(variables, images), atol=1e-6)

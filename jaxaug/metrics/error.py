@@ -1,6 +1,8 @@
 """Top-1 error: the share of images that are put in a wrong class."""
 import numpy as np
 
+LABEL = 'top-1 error'
+PERCENT = True
 LOWER_IS_BETTER = True
 
 

@@ -1,4 +1,8 @@
-"""Stage 5: one classifier, one arm, one run; its test predictions, once."""
+"""Stage 6: a classifier learns from an arm; its test predictions, once a run.
+
+The runs of an arm train one after the other on CPU, and on an accelerator in
+one program, by `vmap`.
+"""
 import functools
 import json
 import math
@@ -9,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxaug import (
-  adversarial,
   artefacts,
   augment,
   checkpoint,
+  errors,
+  logs,
   loop,
   mesh,
   mixing,
@@ -34,159 +39,345 @@ class Bank(typing.NamedTuple):
   labels: jax.Array
 
 
-def build(spec: types.ImageSpec, where: str, model: str, arguments: dict,
-          steps: int) -> supervised.Classifier:
+class Network(typing.NamedTuple):
+  """What a classifier is: a block of the config.
+
+  spec: of the images; where: the block's config path; model: a file of
+  classifiers/; arguments: JSON of the network's and the rule's.
+  """
+  spec: types.ImageSpec
+  where: str
+  model: str
+  arguments: str
+
+
+class Treatment(typing.NamedTuple):
+  """What an arm does to its batches and to the loss.
+
+  feed: JSON of the augmentation, the kind of mixing ('', 'mixup', 'cutmix')
+  and its alpha; partner: 'batch' or 'synthetic', what is mixed in; weight and
+  adjustment: float32 [K], see supervised.Classifier.
+  """
+  feed: str
+  partner: str
+  weight: np.ndarray
+  adjustment: np.ndarray
+
+  def key(self) -> list:
+    """Names it in a hash."""
+    return [self.feed, self.partner, self.weight.tolist(),
+            self.adjustment.tolist()]
+
+
+class Job(typing.NamedTuple):
+  """One run of an arm: where it goes, its number, what it learns from."""
+  folder: artefacts.Folder
+  run: int
+  plan: mixing.Plan
+  identity: dict
+
+
+def treatment(augmentation: dict, weight, adjustment, *, mix: str = '',
+              mix_alpha: float = 1.0, partner: str = 'batch') -> Treatment:
+  """Returns the treatment; see its class and augment.mix."""
+  feed = json.dumps([augmentation, mix, mix_alpha], sort_keys=True)
+  return Treatment(feed, partner, np.float32(weight), np.float32(adjustment))
+
+
+def network(spec: types.ImageSpec, where: str, model: str,
+            arguments: dict) -> Network:
+  """Returns the classifier of a block, and refuses what it does not take."""
+  out = Network(spec, where, model, json.dumps(arguments, sort_keys=True))
+  build(out)
+  return out
+
+
+def build(net: Network) -> supervised.Classifier:
   """Returns the classifier; its arguments are the network's and the rule's."""
+  spec, where, model, arguments = net
+  arguments = json.loads(arguments)
   network_args = registry.arguments(
       registry.find('classifiers', model, f'{where}.model').build)
   rule = {k: v for k, v in arguments.items() if k not in network_args}
-  registry.check(supervised.make, rule | {'steps': steps}, where,
-                 also=network_args)
-  network = registry.build(
+  registry.check(supervised.make, rule, where, also=network_args)
+  module = registry.build(
       'classifiers', model,
       {k: v for k, v in arguments.items() if k in network_args}, where, spec)
   with registry.within(where):
-    return supervised.make(spec, network, steps=steps, **rule)
+    return supervised.make(spec, module, **rule)
 
 
 class _Programs(typing.NamedTuple):
   init: typing.Callable
   step: typing.Callable
+  select: typing.Callable
   evaluate: typing.Callable
+  features: typing.Callable
 
 
 @functools.lru_cache(None)
-def _programs(spec, where, model, frozen: str, steps: int) -> _Programs:
-  """Compiles a classifier once for all its arms and runs."""
-  classifier = build(spec, where, model, json.loads(frozen), steps)
+def _programs(net: Network, runs: int, stride: int) -> _Programs:
+  """Compiles a classifier once for all its arms and runs.
+
+  `runs` at once, or 0 for one without an axis of its own; `stride` steps a
+  call.
+  """
+  classifier = build(net)
 
   def evaluate(variables, images, labels):
     """Logits [N, K] in whole batches; labels below 0 are padding."""
     def one(batch):
-      return classifier.predict(variables, adversarial.to_float(batch))
+      return classifier.predict(variables, augment.to_float(batch))
     # Forward convolutions are as fast inside a loop as outside.
-    logits = jax.lax.map(one, images)
-    logits = logits.reshape(-1, spec.num_classes)
-    right = labels.reshape(-1) >= 0
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits),
-                                 labels.reshape(-1, 1), 1)[:, 0]
-    wrong = logits.argmax(-1) != labels.reshape(-1)
-    count = jnp.maximum(right.sum(), 1)
-    return (logits, jnp.where(right, wrong, 0).sum() / count,
-            -jnp.where(right, picked, 0).sum() / count)
-  return _Programs(jax.jit(classifier.init),
-                   jax.jit(classifier.step, donate_argnums=0),
-                   jax.jit(evaluate))
+    logits = jax.lax.map(one, images).reshape(-1, net.spec.num_classes)
+    labels = labels.reshape(-1)
+    there = labels >= 0
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None],
+                                 1)[:, 0]
+    wrong, count = logits.argmax(-1) != labels, jnp.maximum(there.sum(), 1)
+    return (logits, jnp.where(there, wrong, 0).sum() / count,
+            -jnp.where(there, picked, 0).sum() / count)
+
+  def select(memory, variables, images, labels, step):
+    """Keeps the weights of the lowest validation error, then loss."""
+    _, error, loss = evaluate(variables, images, labels)
+    better = (error < memory['error']) | (
+        (error == memory['error']) & (loss < memory['loss']))
+    new = {'error': error, 'loss': loss, 'step': step, 'variables': variables}
+    memory = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, memory)
+    return memory, error, loss
+
+  def step(state, image, target, weight, adjustment, key):
+    return classifier.step(state, {
+        'image': image, 'target': target, 'weight': weight,
+        'adjustment': adjustment}, key)
+
+  def features(variables, images):
+    return jax.lax.map(lambda batch: classifier.features(
+        variables, augment.to_float(batch)), images)
+
+  def over(function, axes):
+    return jax.vmap(function, axes) if runs else function
+  one = over(step, (0, 0, 0, None, None, 0))
+  def steps(state, image, target, *rest):
+    if stride == 1:
+      return one(state, image, target, *rest)
+    return loop.repeat(lambda state, batch: one(state, *batch, *rest))(
+        state, (image, target))
+  return _Programs(
+      jax.jit(over(classifier.init, (0, None))),
+      jax.jit(steps, donate_argnums=0),
+      jax.jit(over(select, (0, 0, None, None, None)), donate_argnums=0),
+      jax.jit(over(evaluate, (0, None, None))), jax.jit(features))
 
 
 @functools.lru_cache(None)
-def _feed(frozen: str):
-  """Compiles gather and augmentation of one kind of arm."""
-  apply = augment.standard(**json.loads(frozen))
-  def feed(bank, index, key, step):
-    images = adversarial.to_float(bank.images[index])
-    return apply(jax.random.fold_in(key, step), images), bank.labels[index]
+def _feed(frozen: str, classes: int, runs: int, stride: int):
+  """Compiles gather, augmentation and mixing of one kind of arm."""
+  augmentation, kind, alpha = json.loads(frozen)
+  apply = augment.standard(**augmentation)
+  mix = augment.mix(kind, alpha)
+
+  def take(bank, index, key):
+    images = apply(key, augment.to_float(bank.images[index]))
+    return images, jax.nn.one_hot(bank.labels[index], classes)
+
+  def feed(bank, index, partner, key, step):
+    key = jax.random.fold_in(key, step)
+    batch = take(bank, index, key)
+    if kind:
+      other = take(bank, partner, jax.random.fold_in(key, 1))
+      batch = mix(jax.random.fold_in(key, 2), *batch, *other)
+    return batch
+  if runs:
+    feed = jax.vmap(feed, (None, 0, 0, 0, None))
+  if stride > 1:
+    feed = jax.vmap(feed, (None, 0, 0, None, 0))
   return jax.jit(feed)
 
 
-def _batched(split: types.Split):
-  """Pads a split to whole batches: ([n, B, H, W, C], labels [n, B])."""
-  count = len(split.labels)
+def _batched(images, labels):
+  """Pads images to whole batches: ([n, B, H, W, C], labels [n, B])."""
+  count = len(labels)
   size = min(EVAL_BATCH, max(count, 1))
   whole = math.ceil(count / size) * size
-  images = np.zeros((whole, *split.images.shape[1:]), np.uint8)
-  images[:count] = split.images
-  labels = np.full(whole, -1, np.int32)
-  labels[:count] = split.labels
-  return (images.reshape(-1, size, *images.shape[1:]),
-          labels.reshape(-1, size))
+  padded = np.zeros((whole, *images.shape[1:]), np.uint8)
+  padded[:count] = images
+  marks = np.full(whole, -1, np.int32)
+  marks[:count] = labels
+  return padded.reshape(-1, size, *images.shape[1:]), marks.reshape(-1, size)
 
 
-def _selection(evaluate, validation, every):
-  """Returns the hook that keeps the best weights by validation error.
+def _selection(select, validation, every):
+  """Returns the hook that keeps each run's best weights by validation.
 
-  Ties go to the lower cross-entropy; the test split is not looked at.
+  The test split is not looked at.
   """
-  images, labels = _batched(validation)
+  images, labels = _batched(validation.images, validation.labels)
 
   def run(step, state, memory, writer):
-    variables = supervised.variables(state.net)
-    _, error, loss = evaluate(variables, images, labels)
-    writer.scalars(step, {'validation_error': error, 'validation_loss': loss})
-    if (float(error), float(loss)) < (float(memory['error']),
-                                      float(memory['loss'])):
-      # Copies: the state is donated to the next step.
-      memory = {'error': error, 'loss': loss, 'step': jnp.int32(step),
-                'variables': jax.tree.map(jnp.copy, variables)}
+    memory, error, loss = select(memory, supervised.variables(state.net),
+                                 images, labels, jnp.int32(step))
+    found = {'validation_error': error, 'validation_loss': loss}
+    writer.scalars(step, {
+        name + f'/{i}' * value.ndim: v for name, value in found.items()
+        for i, v in enumerate(np.atleast_1d(value))})
     return memory
   return loop.Hook(every, run)
 
 
-def run(folder: artefacts.Folder, *, title: str, where: str,
-        spec: types.ImageSpec, model: str, arguments: dict, augmentation: dict,
-        bank: Bank, plan: mixing.Plan, validation: types.Split,
-        test: types.Split, steps: int, seed: int, run: int, devices,
-        eval_every: int, log_every: int, save_every: int,
-        identity: dict) -> dict:
-  """Trains one run and reads the test split once; returns the manifest.
+def _memory(state, runs):
+  """What is known before the first look at the validation split."""
+  shape = (runs,) * bool(runs)
+  return {'error': jnp.full(shape, jnp.inf), 'loss': jnp.full(shape, jnp.inf),
+          'step': jnp.zeros(shape, jnp.int32),
+          'variables': jax.tree.map(jnp.copy, supervised.variables(state.net))}
+
+
+def _together(jobs) -> artefacts.Folder:
+  """Where several runs train in one program."""
+  names = [job.folder.final.name for job in jobs]
+  return artefacts.folder(jobs[0].folder.final.parent,
+                          f'together-{artefacts.digest(names)}')
+
+
+def _left(jobs) -> list[Job]:
+  """The jobs to do: all where they are under way together, else what is not
+  done."""
+  if len(jobs) > 1 and _together(jobs).partial.exists():
+    return jobs
+  return [job for job in jobs if not artefacts.is_done(job.folder.final)]
+
+
+def run(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
+        bank: Bank, validation: types.Split, test: types.Split, steps: int,
+        seed: int, devices, eval_every: int, log_every: int, save_every: int,
+        stride: int = 1):
+  """Trains runs of one arm and reads the test split once for each.
 
   Run k of every arm has the same initial weights, stream of real images and
-  augmentation keys, so that arms are compared in pairs.
+  augmentation keys, so that arms are compared in pairs. Several jobs train in
+  one program; numbers are those of one after the other but for rounding.
   """
-  artefacts.begin(folder.partial, resume=True)
-  programs = _programs(spec, where, model,
-                       json.dumps(arguments, sort_keys=True), steps)
-  feed = _feed(json.dumps(augmentation, sort_keys=True))
-  key_init, key_feed, key_step = jax.random.split(
-      jax.random.fold_in(jax.random.key(seed), run), 3)
-  state = mesh.replicate(devices, programs.init(key_init))
-  count = sum(x.size for x in jax.tree.leaves(state.net.params))
+  jobs = _left(jobs)
+  alone, runs = len(jobs) == 1, len(jobs) * (len(jobs) > 1)
+  folder = jobs[0].folder.partial if alone else _together(jobs).partial
+  artefacts.begin(folder, resume=True)
+  stride = loop.stride(stride, steps, log_every, save_every, eval_every)
+  programs = _programs(net, runs, stride)
+  feed = _feed(treatment.feed, net.spec.num_classes, runs, stride)
+  keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), job.run),
+                           3) for job in jobs]
+  key_init, key_feed, key_step = keys[0] if alone else jnp.stack(keys, 1)
+  state = mesh.replicate(devices, programs.init(key_init, jnp.int32(steps)))
+  count = sum(x.size for x in jax.tree.leaves(state.net.params)) // len(jobs)
+  partner = (mixing.partners if treatment.partner == 'synthetic' else
+             mixing.shuffled if json.loads(treatment.feed)[1] else mixing.batch)
 
   def step(state, batch):
-    i, index = batch
-    return programs.step(state, *feed(bank, index, key_feed, i), key_step)
+    at, index, other = batch
+    return programs.step(state, *feed(bank, index, other, key_feed, at),
+                         treatment.weight, treatment.adjustment, key_step)
 
   def batches(i):
-    return i, mesh.shard(devices, mixing.batch(plan, i))
+    at = np.arange(i, i + stride)
+    def positions(choose):
+      rows = np.stack([[choose(job.plan, int(t)) for job in jobs] for t in at])
+      rows = rows.reshape(*(stride,) * (stride > 1), *(runs,) * (not alone), -1)
+      return mesh.shard(devices, rows, axis=rows.ndim - 1)
+    index = positions(mixing.batch)
+    other = index if partner is mixing.batch else positions(partner)
+    return at if stride > 1 else i, index, other
 
   memory, hooks = {}, ()
   if len(validation.labels):
-    memory = {'error': jnp.float32(jnp.inf), 'loss': jnp.float32(jnp.inf),
-              'step': jnp.int32(0),
-              'variables': jax.tree.map(jnp.copy,
-                                        supervised.variables(state.net))}
-    hooks = (_selection(programs.evaluate, validation, eval_every),)
+    memory = _memory(state, runs)
+    hooks = (_selection(programs.select, validation, eval_every),)
   state, memory, seconds = loop.run(
-      step, batches, state, memory, steps=steps, folder=folder.partial,
-      title=title, log_every=log_every, save_every=save_every, hooks=hooks)
+      step, batches, state, memory, steps=steps, folder=folder, title=title,
+      log_every=log_every, save_every=save_every, hooks=hooks, stride=stride)
   chosen = memory.get('variables', supervised.variables(state.net))
-  logits, error, _ = programs.evaluate(chosen, *_batched(test))
-  logits = np.asarray(logits)[:len(test.labels)]
-  checkpoint.write_tree(folder.partial / 'variables.npz',
-                        jax.device_get(chosen))
-  artefacts.save_npz(folder.partial / 'predictions.npz', logits=logits,
+  logits, error, _ = programs.evaluate(
+      chosen, *_batched(test.images, test.labels))
+  chosen, logits, error, memory = jax.device_get(
+      (chosen, logits, error, {k: v for k, v in memory.items()
+                               if k != 'variables'}))
+  for i, job in enumerate(jobs):
+    mine = jax.tree.map(lambda x, i=i: x if alone else x[i],
+                        (chosen, logits[..., :len(test.labels), :], error,
+                         memory))
+    _finish(job, folder, None if alone else i, *mine, test, {
+        'model': net.model, 'parameters': count, 'steps': steps,
+        'seconds': seconds / len(jobs)})
+  artefacts.remove(_together(jobs).partial)
+
+
+def _finish(job, folder, number, chosen, logits, error, memory, test, facts):
+  """Writes what one run leaves behind; `number` is its place among several."""
+  place = job.folder
+  if artefacts.is_done(place.final):
+    return
+  if number is not None:
+    artefacts.begin(place.partial)
+    writer = logs.writer(place.partial)
+    for record in logs.read(folder):
+      mine = {name.removesuffix(f'/{number}'): value
+              for name, value in record.items() if name.endswith(f'/{number}')}
+      writer.scalars(record['step'], mine)
+    writer.close()
+  checkpoint.write_tree(place.partial / 'variables.npz', chosen)
+  artefacts.save_npz(place.partial / 'predictions.npz', logits=logits,
                      labels=np.asarray(test.labels))
-  manifest = {
-      **identity, 'model': model, 'parameters': count, 'steps': steps,
-      'run': run, 'test_error': float(error),
-      'chosen_step': int(memory['step']) if memory else steps,
+  real, synthetic = job.plan.real, job.plan.synthetic
+  artefacts.finish(place.partial, place.final, {
+      **job.identity, **facts, 'run': job.run, 'test_error': float(error),
+      'chosen_step': int(memory['step']) if memory else facts['steps'],
       'validation_error': float(memory['error']) if memory else None,
-      'real': len(plan.real), 'synthetic': len(plan.synthetic),
-      'seconds': seconds}
-  artefacts.finish(folder.partial, folder.final, manifest)
+      'real': len(real), 'synthetic': len(synthetic)})
   # Last: a kill amid this must not leave half a checkpoint to resume from.
-  artefacts.remove(folder.final / 'checkpoints')
-  return manifest
+  artefacts.remove(place.final / 'checkpoints')
 
 
-def predict(folder: artefacts.Folder, *, where: str, spec: types.ImageSpec,
-            model: str, arguments: dict, steps: int,
+def _trained(folder: artefacts.Folder, net: Network):
+  """Returns the variables of a finished run."""
+  like = jax.eval_shape(lambda: supervised.variables(
+      build(net).init(jax.random.key(0), 1).net))
+  return checkpoint.read_tree(folder.final / 'variables.npz', like)
+
+
+def predict(folder: artefacts.Folder, net: Network,
             split: types.Split) -> np.ndarray:
   """Returns the logits [N, K] of a trained classifier on any images."""
-  programs = _programs(spec, where, model,
-                       json.dumps(arguments, sort_keys=True), steps)
-  like = jax.eval_shape(lambda: supervised.variables(
-      programs.init(jax.random.key(0)).net))
-  variables = checkpoint.read_tree(folder.final / 'variables.npz', like)
-  logits, _, _ = programs.evaluate(variables, *_batched(split))
+  logits, _, _ = _programs(net, 0, 1).evaluate(
+      _trained(folder, net), *_batched(split.images, split.labels))
   return np.asarray(logits)[:len(split.labels)]
+
+
+def features(folder: artefacts.Folder, net: Network, images) -> np.ndarray:
+  """Returns what its last layer sees of uint8 images: float32 [N, F]."""
+  batches, _ = _batched(images, np.zeros(len(images), np.int32))
+  see = _programs(net, 0, 1).features
+  out = np.asarray(see(_trained(folder, net), batches))
+  return out.reshape(-1, out.shape[-1])[:len(images)]
+
+
+def step_flops(net: Network, batch_size: int) -> int:
+  """Returns the operations of one training step; see cost.flops."""
+  from jaxaug import cost
+  classifier, spec = build(net), net.spec
+  state = jax.eval_shape(classifier.init, jax.random.key(0), 1)
+  image = jax.ShapeDtypeStruct((batch_size, *spec[:3]), jnp.float32)
+  return cost.flops(
+      lambda state, image: classifier.step(
+          state, supervised.plain(image, jnp.zeros(batch_size, jnp.int32),
+                                  spec.num_classes), jax.random.key(0)),
+      state, image)
+
+
+def check_batch(net: Network, batch_size: int):
+  """Refuses a batch that cannot be cut as the block wants it."""
+  parts = json.loads(net.arguments).get('accumulate', 1)
+  if batch_size % parts:
+    raise errors.InputError(
+        f'{net.where}.accumulate: {parts}; expected a divisor of the batch '
+        f'size, {batch_size}.')

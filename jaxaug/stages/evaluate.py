@@ -1,93 +1,187 @@
 """Stage 6: predictions and pools become numbers and verdicts."""
+import math
+
 import numpy as np
 
-from jaxaug import artefacts, errors, logs, registry, stats, types
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray,
-              classes: int) -> np.ndarray:
-  """Counts int64 [K, K]: row is the true class, column the predicted one."""
-  flat = np.bincount(labels * classes + predicted, minlength=classes**2)
-  return flat.reshape(classes, classes)
-
-
-def _share(numerator, denominator) -> list:
-  """Element by element; None where there is nothing to divide by."""
-  return [float(a / b) if b else None
-          for a, b in zip(numerator, denominator, strict=True)]
+from jaxaug import artefacts, confusion, errors, logs, registry, stats, types
 
 
 def obedience(pool: types.Split, logits: np.ndarray,
               classes: int) -> dict:
   """Share of samples that the judge assigns to the class asked for."""
-  counts = confusion(pool.labels, logits.argmax(-1), classes)
+  counts = confusion.counts(pool.labels, logits.argmax(-1), classes)
   return {'mean': float(np.trace(counts) / counts.sum()),
-          'per_class': _share(np.diag(counts), counts.sum(1)),
+          'per_class': confusion.share(np.diag(counts), counts.sum(1)),
           'n': int(counts.sum())}
 
 
-def _run(folder: artefacts.Folder, metric, classes: int) -> dict:
+def _metrics(metric: str, minority: tuple[int, ...]) -> dict:
+  """Returns name -> file of metrics/, without those that lack their classes."""
+  blocks = {name: registry.find('metrics', name)
+            for name in registry.names('metrics')}
+  registry.find('metrics', metric, 'config.metric')
+  kept = {name: block for name, block in blocks.items()
+          if minority or 'classes' not in registry.arguments(block.compute)}
+  if metric not in kept:
+    raise errors.InputError(
+        f'config.metric: {metric!r} needs classes to look at; expected '
+        'config.minority to name some, or another metric.')
+  return kept
+
+
+def _value(block, logits, labels, minority) -> float | None:
+  """Returns a metric of one run; None where it is not defined."""
+  given = {'classes': minority} if 'classes' in registry.arguments(
+      block.compute) else {}
+  value = block.compute(block.update(None, logits, labels), **given)
+  return value if math.isfinite(value) else None
+
+
+def _run(folder: artefacts.Folder, blocks: dict, classes: int,
+         minority: tuple[int, ...]) -> dict:
   """Returns the numbers of one finished run."""
   manifest = artefacts.manifest(folder.final)
   arrays = artefacts.load_npz(folder.final / 'predictions.npz')
   logits, labels = arrays['logits'], arrays['labels']
+  predicted = logits.argmax(-1)
   return manifest | {
-      'value': metric.compute(metric.update(None, logits, labels)),
-      'confusion': confusion(labels, logits.argmax(-1), classes),
+      'values': {name: _value(block, logits, labels, minority)
+                 for name, block in blocks.items()},
+      'labels': labels, 'wrong': predicted != labels,
+      'confusion': confusion.counts(labels, predicted, classes),
       'curve': logs.read(folder.final)}
 
 
 def _curve(records, names) -> list[dict]:
-  """Joins records of one step; keeps the steps that have the first name."""
+  """Joins records of one step; keeps the steps that have the first name.
+
+  None stands for what was not finite, which JSON does not know.
+  """
   steps = {}
   for record in records:
     steps.setdefault(record['step'], {}).update(record)
-  return [{'step': step} | {k: r[k] for k in names if k in r}
+  return [{'step': step} | {k: r[k] if math.isfinite(r[k]) else None
+                            for k in names if k in r}
           for step, r in sorted(steps.items()) if names[0] in r]
 
 
-def _arm(description: str, runs: list[dict]) -> dict:
+def _over_folds(values, folds: int) -> list:
+  """One number a fold, the mean of its runs; one a run where folds is 1."""
+  return (np.reshape(values, (folds, -1)).mean(1).tolist() if folds > 1
+          else list(values))
+
+
+def _summary(block, values: list, folds: int) -> dict:
+  """Returns a metric's words, its number of each run, and their mean."""
+  summary = {'mean': None, 'std': None, 'n': 0} if None in values else (
+      stats.summary(_over_folds(values, folds)))
+  return {'label': block.LABEL, 'percent': block.PERCENT,
+          'lower_is_better': block.LOWER_IS_BETTER, **summary,
+          'values': values}
+
+
+def _arm(description: str, runs: list[dict], blocks: dict, metric: str,
+         folds: int) -> dict:
   total = sum(r['confusion'] for r in runs)
   first = runs[0]
+  metrics = {name: _summary(block, [r['values'][name] for r in runs], folds)
+             for name, block in blocks.items()}
   return {
       'description': description, 'real': first['real'],
-      'synthetic': first['synthetic'],
-      'errors': [r['value'] for r in runs],
+      'synthetic': first['synthetic'], 'steps': first['steps'],
+      'values': metrics[metric]['values'], 'metrics': metrics,
       'chosen_steps': [r['chosen_step'] for r in runs],
       'validation_errors': [r['validation_error'] for r in runs],
-      'per_class_error': _share(total.sum(1) - np.diag(total), total.sum(1)),
-      'confusion': total.tolist(),
+      'per_class_error': confusion.share(total.sum(1) - np.diag(total),
+                                         total.sum(1)),
+      'per_class': confusion.per_class(total), 'confusion': total.tolist(),
       'curves': [_curve(r['curve'], ('validation_error', 'train_loss'))
                  for r in runs],
       'seconds': sum(r['seconds'] for r in runs)}
 
 
+def _mcnemar(arm: list[dict], other: list[dict]) -> list[dict]:
+  """Compares two arms image by image, run by run."""
+  for a, b in zip(arm, other, strict=True):
+    if not np.array_equal(a['labels'], b['labels']):
+      raise errors.InputError(
+          f'run {a["run"]}: two arms were tested on other images; expected '
+          'the same. Delete their folders in classify/.')
+  return [stats.mcnemar(a['wrong'], b['wrong'])
+          for a, b in zip(arm, other, strict=True)]
+
+
 def classifier(folders: dict[str, list[artefacts.Folder]],
                descriptions: dict[str, str], *, metric: str, baseline: str,
-               against: dict[str, str], alpha: float, classes: int) -> dict:
+               against: dict[str, str], alpha: float, classes: int,
+               folds: int = 1, minority: tuple[int, ...] = ()) -> dict:
   """Returns a classifier's entry of results.json: every arm and its verdict.
 
   Args:
-    folders: arm -> the finished runs, the same runs in all arms.
+    folders: arm -> the finished runs, the same runs in all arms; fold by
+      fold, as many runs in each.
     descriptions: arm -> its line for the reader.
-    metric: a file of metrics/.
+    metric: a file of metrics/; what the verdict is about.
     baseline: the arm that the others are compared with,
     against: but for these: arm -> the arm that it is compared with.
     alpha: level of the tests.
     classes: number of classes.
+    folds: parts of a cross-validation; 1 for one test split.
+    minority: numbers of the classes that minority_accuracy looks at.
   """
-  block = registry.find('metrics', metric, 'config.metric')
-  arms = {}
-  for arm, places in folders.items():
-    runs = [_run(place, block, classes) for place in places]
-    arms[arm] = _arm(descriptions[arm], runs)
-  compared = stats.compare({arm: entry['errors'] for arm, entry in
+  blocks = _metrics(metric, minority)
+  runs = {arm: [_run(place, blocks, classes, minority) for place in places]
+          for arm, places in folders.items()}
+  arms = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
+          for arm, each in runs.items()}
+  for arm, entry in arms.items():
+    if None in entry['values']:
+      raise errors.InputError(
+          f'config.metric: {metric} of run {entry["values"].index(None)} of '
+          f'the arm {arm!r} is not a number; expected a training that does '
+          'not diverge (a lower learning_rate), and images of every class '
+          'that the metric looks at.')
+  compared = stats.compare({arm: entry['values'] for arm, entry in
                             arms.items()}, baseline, alpha,
-                           block.LOWER_IS_BETTER, against)
+                           blocks[metric].LOWER_IS_BETTER, against, folds)
+  for arm, row in compared.items():
+    arms[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
+        runs[arm], runs[row['baseline']])}
   # The network is the same in every arm and run.
-  return {k: runs[0][k] for k in ('model', 'steps', 'parameters')} | {
-      'baseline': baseline, 'metric': metric,
-      'arms': {arm: arms[arm] | compared[arm] for arm in arms}}
+  first, block = runs[baseline][0], blocks[metric]
+  return {k: first[k] for k in ('model', 'parameters', 'steps')} | {
+      'baseline': baseline, 'metric': metric, 'label': block.LABEL,
+      'percent': block.PERCENT, 'lower_is_better': block.LOWER_IS_BETTER,
+      'folds': folds, 'arms': arms}
+
+
+def across(classifiers: dict, alpha: float) -> dict:
+  """Combines each arm's differences over two classifiers or more.
+
+  Args:
+    classifiers: name -> what `classifier` returned, all of the same arms.
+    alpha: intervals cover 1 - alpha.
+
+  Returns:
+    arm -> what stats.mixed gives, and p_corrected, Holm's over the arms;
+    {} for a single classifier.
+  """
+  if len(classifiers) < 2:
+    return {}
+  first = next(iter(classifiers.values()))
+  folds = first['folds']
+  out = {}
+  for arm, row in first['arms'].items():
+    if arm != first['baseline']:
+      out[arm] = stats.mixed({
+          name: _over_folds(np.subtract(
+              c['arms'][arm]['values'],
+              c['arms'][row['baseline']]['values']), folds)
+          for name, c in classifiers.items()}, alpha,
+                             1 / (folds - 1) if folds > 1 else 0.)
+  corrected = stats.holm([row['p'] for row in out.values()])
+  return {arm: row | {'p_corrected': p}
+          for (arm, row), p in zip(out.items(), corrected, strict=True)}
 
 
 def generator(folder: artefacts.Folder, model: str) -> dict:
@@ -124,9 +218,11 @@ def write(folder: artefacts.Folder, results: dict):
   writer = logs.writer(folder.partial)
   for name, entry in results['classifiers'].items():
     for arm, row in entry['arms'].items():
-      writer.image(entry['steps'], f'confusion/{name}/{arm}',
+      writer.image(row['steps'], f'confusion/{name}/{arm}',
                    picture(row['confusion']))
-      writer.scalars(entry['steps'], {f'{entry["metric"]}/{name}/{arm}':
-                                      row['mean']})
+      writer.scalars(row['steps'], {
+          f'{metric}/{name}/{arm}': measured['mean']
+          for metric, measured in row['metrics'].items()
+          if measured['mean'] is not None})
   writer.close()
   artefacts.finish(folder.partial, folder.final, {'study': results['study']})

@@ -35,8 +35,11 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
         train: types.Split, train_digest: str,
         model: types.GenerativeModel, steps: int,
         batch_size: int, seed: int, devices, log_every: int, save_every: int,
-        sample_every: int) -> dict:
-  """Trains `model` and writes its averaged weights; returns the manifest."""
+        sample_every: int, stride: int = 1) -> dict:
+  """Trains `model` and writes its averaged weights; returns the manifest.
+
+  One call takes up to `stride` steps.
+  """
   artefacts.begin(folder.partial, resume=True)
   key = jax.random.key(seed)
   key_init, key_step, key_grid = jax.random.split(key, 3)
@@ -46,15 +49,20 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   plan = mixing.plan(mixing.everything(len(train.labels)), pool_start=0,
                      batch_size=batch_size, seed=(seed,))
 
+  stride = loop.stride(stride, steps, log_every, save_every, sample_every)
   def update(state, bank, index, key):
-    batch = {'image': bank[0][index], 'label': bank[1][index]}
-    return model.step(state, batch, key)
+    def one(state, index):
+      batch = {'image': bank[0][index], 'label': bank[1][index]}
+      return model.step(state, batch, key)
+    return (one if stride == 1 else loop.repeat(one))(state, index)
   compiled = jax.jit(update, donate_argnums=0)
 
   def batches(i):
-    index = [mixing.batch(plan, i * model.d_steps + k)
-             for k in range(model.d_steps)]
-    return mesh.shard(devices, np.stack(index), axis=1)
+    count = model.d_steps
+    index = np.stack([mixing.batch(plan, k) for k in
+                      range(i * count, (i + stride) * count)])
+    lead = (stride, count) if stride > 1 else (count,)
+    return mesh.shard(devices, index.reshape(*lead, -1), axis=len(lead))
 
   grid = _sampler(model, spec, key_grid)
   def show(step, state, memory, writer):
@@ -75,7 +83,7 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
       lambda state, index: compiled(state, bank, index, key_step), batches,
       state, {}, steps=steps, folder=folder.partial, title=f'generate {name}',
       log_every=log_every, save_every=save_every,
-      hooks=(loop.Hook(sample_every, show),))
+      hooks=(loop.Hook(sample_every, show),), stride=stride)
   checkpoint.write_tree(folder.partial / 'variables.npz',
                       jax.device_get(model.variables(state)))
   manifest = {'parameters': parameters, 'steps': steps,

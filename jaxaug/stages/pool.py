@@ -58,19 +58,11 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
       'drawn': draws * batch_size,
       'digest': images.digest(pool.images, pool.labels),
       'train_digest': data.report['digests']['train'],
-      'copies_of_train': _copies(pool, data.train),
-      'copies_of_test': _copies(pool, data.test),
       'seconds': time.monotonic() - begun}
   artefacts.finish(folder.partial, folder.final, manifest)
   logs.say(f'pool {name}: {len(found)} images kept of {draws * batch_size} '
            f'drawn')
   return manifest
-
-
-def _copies(pool, real) -> int:
-  """How many pool images equal a real one in every pixel."""
-  return int(np.isin(images.row_hashes(pool.images),
-                     images.row_hashes(np.asarray(real.images))).sum())
 
 
 def read(folder: artefacts.Folder) -> types.Split:

@@ -1,0 +1,45 @@
+"""Which plain augmentation helps which classifier on real CIFAR-10 images?
+
+python launch.py --config=configs/cifar_classifiers.py
+
+The baselines that generated images have to beat, without a generator: the
+classifiers of the papers under their published recipes. `:part` takes the
+epochs of a first look (8) and three runs; with an .npz of CIFAR-10 pixels:
+
+python launch.py --config=configs/cifar_classifiers.py:part \
+  --config.data.source=npz --config.data.path=FILE --config.data.name=None
+
+One GPU: days in full. See docs/results/classifiers.md for `:part` on a CPU.
+"""
+from configs import common, recipes
+
+
+def get_config(arg: str | None = None):
+  """Returns the study; `arg` is what stands after the colon."""
+  config = common.base()
+  config.name = 'cifar_classifiers'
+  config.data.source = 'tfds'
+  config.data.name = 'cifar10'
+  config.data.val_fraction = 0.1
+  config.eval_every = config.save_every = 500
+  config.augmentations.standard = dict(flip=0.5, shift=4)
+  config.augmentations.rand_augment = dict(flip=0.5, shift=4, rand_ops=2,
+                                           rand_magnitude=9)
+  config.classifiers.densenet = recipes.densenet()
+  config.classifiers.dianet = recipes.dianet()
+  config.classifiers.mobilenet = recipes.mobilenet()
+  config.arms = (
+      common.arm('real'),
+      common.arm('standard', augment='standard'),
+      common.arm('rand_augment', augment='rand_augment', baseline='standard'),
+      common.arm('mixup', augment='standard', mix='mixup', mix_alpha=0.2,
+                 baseline='standard'),
+      common.arm('cutmix', augment='standard', mix='cutmix',
+                 baseline='standard'),
+  )
+  if arg == 'part':
+    config.runs = 3
+    for block in config.classifiers.values():
+      block.epochs = 8.0
+    return config
+  return common.finish(config, arg)

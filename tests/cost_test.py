@@ -1,0 +1,42 @@
+"""Operations counted by hand."""
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from jaxaug import cost, layers
+
+SQUARE = jnp.zeros((3, 3))
+CASES = {
+    'product': (lambda a, b: a @ b, (jnp.zeros((3, 4)), jnp.zeros((4, 5))),
+                2 * 3 * 4 * 5),
+    'batched': (jnp.matmul, (jnp.zeros((7, 3, 4)), jnp.zeros((7, 4, 5))),
+                2 * 7 * 3 * 4 * 5),
+    'scan': (lambda a: lax.scan(lambda c, _: (c @ c, None), a, length=7)[0],
+             (SQUARE,), 7 * 54),
+    'dearest branch': (jax.jit(lambda a: lax.cond(
+        a[0, 0] > 0, lambda: a @ a, lambda: a)), (SQUARE,), 54),
+    'nothing': (jnp.tanh, (SQUARE,), 0),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_by_hand(name):
+  function, args, want = CASES[name]
+  assert cost.flops(function, *args) == want
+  shapes = jax.eval_shape(lambda: args)
+  assert cost.flops(function, *shapes) == want  # Nothing is run.
+
+
+@pytest.mark.parametrize('conv', [lax.conv_general_dilated,
+                                  layers.conv_general_dilated])
+@pytest.mark.parametrize('groups', [1, 2])
+def test_convolution_and_its_gradients(conv, groups):
+  x, kernel = jnp.zeros((4, 8, 8, 6)), jnp.zeros((3, 3, 6 // groups, 10))
+  def f(x, kernel):
+    return conv(x, kernel, (1, 1), 'SAME', feature_group_count=groups,
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC')).sum()
+  one = 2 * 4 * 8 * 8 * 10 * 9 * 6 // groups
+  assert cost.flops(f, x, kernel) == one
+  assert cost.flops(jax.grad(f, (0, 1)), x, kernel) == pytest.approx(
+      3 * one, rel=0.4)
