@@ -147,24 +147,25 @@ def _fast_fwd(join, x, scale, bias, kernel):
 def _fast_bwd(join, saved, cotangents):
   x, mean, inverse, gain, shift, kernel = saved
   dy_all, (size, _, channels, out) = cotangents[0], kernel.shape
-  weights = _flat(kernel)
+  # Turned before the loop: YNN is twice as slow at the turned product.
+  turned = lax.optimization_barrier(_flat(kernel).T)
 
   def part(total, given):
     x, dy = given
     z = nn.relu(x * gain + shift)
     dy = _columns(dy[..., -out:], size)
     # Both products read the same columns.
-    dweights = lax.dot_general(z.reshape(-1, channels), dy,
-                               (((0,), (0,)), ((), ())))
-    dz = lax.dot_general(dy, weights, (((1,), (1,)), ((), ())))
-    dz = jnp.where(z > 0, dz.reshape(z.shape), 0)
-    new = dweights, dz.sum((0, 1, 2)), (dz * x).sum((0, 1, 2))
-    return tuple(a + b for a, b in zip(total, new, strict=True)), dz
+    new = lax.dot_general(dy, z.reshape(-1, channels),
+                          (((0,), (0,)), ((), ())))
+    dz = (dy @ turned).reshape(z.shape)
+    return total + new, jnp.where(z > 0, dz, 0)
 
   # Two steps at least: XLA would fuse what follows into each of its readers.
   split = _in_steps(x, kernel, 2)
-  zero = (jnp.zeros(weights.shape), jnp.zeros(channels), jnp.zeros(channels))
-  (dweights, dbias, dot), dz = lax.scan(part, zero, (split(x), split(dy_all)))
+  dweights, dz = lax.scan(part, jnp.zeros(turned.shape),
+                          (split(x), split(dy_all)))
+  dbias = dz.sum((0, 1, 2, 3))
+  dot = (dz * split(x)).sum((0, 1, 2, 3))
   dscale = (dot - mean * dbias) * inverse
   count = x.size // channels
   slope = gain * inverse * dscale / count
@@ -175,7 +176,7 @@ def _fast_bwd(join, saved, cotangents):
     dx = dz * gain - x * slope + offset
     return dx + dy[..., :channels] if join else dx
   dx = lax.map(whole, (split(x), split(dy_all), dz)).reshape(x.shape)
-  dkernel = dweights.reshape(channels, size, size, out).transpose(1, 2, 0, 3)
+  dkernel = dweights.reshape(size, size, out, channels).swapaxes(2, 3)
   return dx, dscale, dbias, dkernel
 
 
