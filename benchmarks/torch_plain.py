@@ -4,6 +4,7 @@ A twin is built as (spec, hyper), hyper being the arguments of `build`; its
 layers have the names of the flax parameters. Sizes are read from the flax
 module; what is done with them is written here anew.
 """
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
@@ -163,5 +164,70 @@ class SmallCnn(nn.ModuleDict):
     return self['logits'](x)
 
 
-CLASSIFIERS = {'alexnet': AlexNet, 'mobilenet': MobileNet,
-               'small_cnn': SmallCnn, 'vgg': Vgg}
+class Cnn(nn.ModuleDict):
+
+  def __init__(self, spec, hyper):
+    super().__init__()
+    first, second = hyper['widths']
+    h, w = (((n - 4) // 2 - 4) // 2 for n in spec[:2])
+    self['conv_0'] = nn.Conv2d(spec.channels, first, 5)
+    self['conv_1'] = nn.Conv2d(first, second, 5)
+    self['hidden'] = nn.Linear(h * w * second, hyper['hidden'])
+    self['logits'] = nn.Linear(hyper['hidden'], spec.num_classes)
+
+  def forward(self, x):
+    for name in ('conv_0', 'conv_1'):
+      x = F.max_pool2d(torch.tanh(self[name](x)), 2)
+    x = torch.tanh(self['hidden'](_flat(x)))
+    return self['logits'](x)
+
+
+class NormReluConv(nn.Module):
+
+  def __init__(self, inputs, features, kernel):
+    super().__init__()
+    self.norm = nn.BatchNorm2d(inputs)
+    self.conv = nn.Conv2d(inputs, features, kernel, 1, kernel // 2, bias=False)
+
+  def forward(self, x):
+    return self.conv(F.relu(self.norm(x)))
+
+
+class DenseNet(nn.ModuleDict):
+
+  def __init__(self, spec, hyper):
+    super().__init__()
+    self.bottleneck, channels = hyper['bottleneck'], hyper['stem']
+    self.layers = (hyper['depth'] - 4) // (6 if self.bottleneck else 3)
+    self['stem'] = Conv(spec.channels, channels, 3, hyper['stem_stride'],
+                        bias=False)
+    for block in range(3):
+      for i in range(self.layers):
+        name, inputs = f'block_{block}_layer_{i}', channels
+        if self.bottleneck:
+          self[f'{name}_reduce'] = NormReluConv(inputs, 4 * hyper['growth'], 1)
+          inputs = 4 * hyper['growth']
+        self[name] = NormReluConv(inputs, hyper['growth'], 3)
+        channels += hyper['growth']
+      if block < 2:
+        kept = int(channels * hyper['reduction'])
+        self[f'transition_{block}'] = NormReluConv(channels, kept, 1)
+        channels = kept
+    self['norm'] = nn.BatchNorm2d(channels)
+    self['logits'] = nn.Linear(channels, spec.num_classes)
+
+  def forward(self, x):
+    x = self['stem'](x)
+    for block in range(3):
+      for i in range(self.layers):
+        name, h = f'block_{block}_layer_{i}', x
+        if self.bottleneck:
+          h = self[f'{name}_reduce'](h)
+        x = torch.cat([x, self[name](h)], 1)
+      if block < 2:
+        x = F.avg_pool2d(self[f'transition_{block}'](x), 2)
+    return self['logits'](F.relu(self['norm'](x)).mean((2, 3)))
+
+
+CLASSIFIERS = {'alexnet': AlexNet, 'cnn': Cnn, 'densenet': DenseNet,
+               'mobilenet': MobileNet, 'small_cnn': SmallCnn, 'vgg': Vgg}

@@ -81,7 +81,7 @@ def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
   and to supervised.make. Its length is in steps, or in epochs of the real
   training images; published recipes are in configs/recipes.py."""
   return config_dict.ConfigDict(
-      {'model': model, 'steps': steps, 'epochs': epochs,
+      {'model': model, 'steps': steps, 'epochs': float(epochs),
        'batch_size': batch_size, **hyper})
 
 

@@ -238,7 +238,7 @@ def test_overrides_reach_the_config(tmp_path, capsys):
   # A new model drops what only the old one took, and brings its own defaults.
   block = config['classifiers']['cnn']
   taken = registry.arguments(resnet.build) | registry.arguments(supervised.make)
-  assert set(block) == {'model', 'steps', 'batch_size', *taken}
+  assert set(block) == {'model', 'steps', 'epochs', 'batch_size', *taken}
   assert block['weight_decay'] == 0.5 and block['optimizer'] == 'adam'
   assert len(list((tmp_path / 'data').glob('*/manifest.json'))) == 1
   assert {f.name for f in tmp_path.iterdir()} == {

@@ -56,7 +56,7 @@ def test_arguments_of_a_generator_are_its_own_and_the_rules():
   # Of the rule's, the block gives z_dim a default of its own.
   assert {**own, 'z_dim': known['z_dim']}.items() <= known.items()
   assert 'spec' not in known and 'rule' not in known
-  assert 'steps' in registry.arguments(supervised.make)
+  assert 'schedule' in registry.arguments(supervised.make)
 
 
 def test_check_names_the_path_the_nearest_key_and_what_is_missing():

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from jaxaug import errors, registry, residual, types
 
@@ -115,28 +114,6 @@ def test_any_size_and_the_features_before_the_last_layer(name, given):
     logits = jax.eval_shape(run, jax.ShapeDtypeStruct((2, *spec[:3]), 'f4'))
     assert (logits.shape, logits.dtype) == ((2, classes), jnp.float32)
     assert seen == [(2, network.widths[-1])]
-
-
-@pytest.mark.parametrize('stride', [1, 2])
-def test_grouped_convolution_is_the_stock_one(stride, monkeypatch):
-  rng = np.random.default_rng(0)
-  x, kernel = rng.normal(size=(2, 5, 6, 12)), rng.normal(size=(3, 3, 4, 6))
-  def both(conv, x, kernel):
-    def loss(x, kernel):
-      y = conv(x, kernel, (stride,) * 2, ((1, 1), (1, 1)), lhs_dilation=(1, 1),
-               rhs_dilation=(1, 1), dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-               feature_group_count=3)
-      return jnp.sin(y).sum(), y
-    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
-  got = both(residual._grouped, jnp.float32(x), jnp.float32(kernel))
-  with jax.enable_x64(True):
-    want = both(lax.conv_general_dilated, x, kernel)
-  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), got,
-               want)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  text = str(jax.make_jaxpr(lambda *a: both(residual._grouped, *a))(
-      jnp.float32(x), jnp.float32(kernel)))
-  assert 'custom_vjp' not in text and 'scan' not in text
 
 
 # The same in PyTorch, out of the parameters of flax; float64.
