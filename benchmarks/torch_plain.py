@@ -193,22 +193,37 @@ class NormReluConv(nn.Module):
     return self.conv(F.relu(self.norm(x)))
 
 
+class DenseBlock(nn.ModuleDict):
+
+  def __init__(self, channels, layers, growth, bottleneck):
+    super().__init__()
+    self.layers, self.bottleneck = layers, bottleneck
+    for i in range(layers):
+      inputs = channels + i * growth
+      if bottleneck:
+        self[f'layer_{i}_reduce'] = NormReluConv(inputs, 4 * growth, 1)
+        inputs = 4 * growth
+      self[f'layer_{i}'] = NormReluConv(inputs, growth, 3)
+
+  def forward(self, x):
+    for i in range(self.layers):
+      h = self[f'layer_{i}_reduce'](x) if self.bottleneck else x
+      x = torch.cat([x, self[f'layer_{i}'](h)], 1)
+    return x
+
+
 class DenseNet(nn.ModuleDict):
 
   def __init__(self, spec, hyper):
     super().__init__()
-    self.bottleneck, channels = hyper['bottleneck'], hyper['stem']
-    self.layers = (hyper['depth'] - 4) // (6 if self.bottleneck else 3)
+    bottleneck, channels = hyper['bottleneck'], hyper['stem']
+    layers = (hyper['depth'] - 4) // (6 if bottleneck else 3)
     self['stem'] = Conv(spec.channels, channels, 3, hyper['stem_stride'],
                         bias=False)
     for block in range(3):
-      for i in range(self.layers):
-        name, inputs = f'block_{block}_layer_{i}', channels
-        if self.bottleneck:
-          self[f'{name}_reduce'] = NormReluConv(inputs, 4 * hyper['growth'], 1)
-          inputs = 4 * hyper['growth']
-        self[name] = NormReluConv(inputs, hyper['growth'], 3)
-        channels += hyper['growth']
+      self[f'block_{block}'] = DenseBlock(channels, layers, hyper['growth'],
+                                          bottleneck)
+      channels += layers * hyper['growth']
       if block < 2:
         kept = int(channels * hyper['reduction'])
         self[f'transition_{block}'] = NormReluConv(channels, kept, 1)
@@ -219,11 +234,7 @@ class DenseNet(nn.ModuleDict):
   def forward(self, x):
     x = self['stem'](x)
     for block in range(3):
-      for i in range(self.layers):
-        name, h = f'block_{block}_layer_{i}', x
-        if self.bottleneck:
-          h = self[f'{name}_reduce'](h)
-        x = torch.cat([x, self[name](h)], 1)
+      x = self[f'block_{block}'](x)
       if block < 2:
         x = F.avg_pool2d(self[f'transition_{block}'](x), 2)
     return self['logits'](F.relu(self['norm'](x)).mean((2, 3)))

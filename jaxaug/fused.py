@@ -1,7 +1,9 @@
-"""Batch norm, ReLU and convolution as one operation, as dense blocks have it.
+"""Batch norm, ReLU and convolution as one, and dense blocks made of them.
 
-On CPU the three, and their gradients, are computed a few images at a time, so
-that what lies between them stays in the cache and is never written.
+On CPU the three and their gradients are computed a few images at a time, so
+that what lies between them stays in the cache, and the layers of a dense block
+share one array, each of them adding its channels (Pleiss et al. 2017,
+"Memory-Efficient Implementation of DenseNets").
 """
 import functools
 import typing
@@ -16,6 +18,30 @@ from jaxaug import layers
 EPSILON, MOMENTUM = 1e-5, 0.9
 
 
+class _Weights(nn.Module):
+  """Returns ((scale, bias, kernel), (mean, var)); the latter are variables."""
+  features: int
+  size: int
+  kernel_init: typing.Callable
+
+  @nn.compact
+  def __call__(self, channels: int):
+    f32, shape = jnp.float32, (channels,)
+    kernel = (self.size, self.size, channels, self.features)
+    return ((self.param('scale', nn.initializers.ones, shape, f32),
+             self.param('bias', nn.initializers.zeros, shape, f32),
+             self.param('kernel', self.kernel_init, kernel, f32)), tuple(
+        self.variable('batch_stats', name, fill, shape, f32)
+        for name, fill in (('mean', jnp.zeros), ('var', jnp.ones))))
+
+
+def _learn(running, new):
+  """Moves running statistics towards those of a batch."""
+  for old, value in zip(running, new, strict=True):
+    old.value = MOMENTUM * old.value + (1 - MOMENTUM) * (
+        lax.stop_gradient(value))
+
+
 class NormReluConv(nn.Module):
   """x [B, H, W, C] -> convolution of relu(batch norm(x)), SAME, stride 1.
 
@@ -24,34 +50,60 @@ class NormReluConv(nn.Module):
   """
   features: int
   size: int                    # Of the kernel's sides.
-  join: bool = False           # Returns x with the result behind its channels.
   kernel_init: typing.Callable = nn.initializers.lecun_normal()
   dtype: typing.Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, train: bool):
-    channels, f32 = x.shape[-1], jnp.float32
-    scale = self.param('scale', nn.initializers.ones, (channels,), f32)
-    bias = self.param('bias', nn.initializers.zeros, (channels,), f32)
-    kernel = self.param('kernel', self.kernel_init, (
-        self.size, self.size, channels, self.features), f32)
-    mean, var = (self.variable('batch_stats', name, fill, (channels,), f32)
-                 for name, fill in (('mean', jnp.zeros), ('var', jnp.ones)))
-    if not train:
-      gain = scale * lax.rsqrt(var.value + EPSILON)
-      return _apply(self.join, self.dtype, x, gain, bias - mean.value * gain,
-                    kernel)
-    if _is_fast(self.dtype):
-      y, *new = _fast(self.join, x, scale, bias, kernel)
+    module = _Weights(self.features, self.size, self.kernel_init)
+    nn.share_scope(self, module)
+    (scale, bias, kernel), running = module(x.shape[-1])
+    new = _statistics(x) if train else [v.value for v in running]
+    if train and _is_fast(self.dtype):
+      y, *new = _fast(x, scale, bias, kernel)
     else:
-      new = _statistics(x)
-      gain = scale * lax.rsqrt(new[1] + EPSILON)
-      y = _apply(self.join, self.dtype, x, gain, bias - new[0] * gain, kernel)
-    if not self.is_initializing():
-      for old, value in zip((mean, var), new, strict=True):
-        old.value = MOMENTUM * old.value + (1 - MOMENTUM) * (
-            lax.stop_gradient(value))
+      y = _apply(self.dtype, x, *_fold(scale, bias, *new), kernel)
+    if train and not self.is_initializing():
+      _learn(running, new)
     return y
+
+
+class DenseBlock(nn.Module):
+  """x [B, H, W, C] -> [B, H, W, C + layers * growth] (Huang et al. 2017).
+
+  Every layer is norm, ReLU and a 3x3 convolution of all channels before it;
+  with `bottleneck` the same of 1x1 to 4 growth comes first. What a convolution
+  gives is dropped at the rate `dropout`.
+  """
+  layers: int
+  growth: int
+  bottleneck: bool = False
+  dropout: float = 0.0
+  kernel_init: typing.Callable = nn.initializers.lecun_normal()
+  dtype: typing.Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    if (train and _is_fast(self.dtype) and not self.bottleneck
+        and not self.dropout):
+      made = [_Weights(self.growth, 3, self.kernel_init, name=f'layer_{i}')(
+          x.shape[-1] + i * self.growth) for i in range(self.layers)]
+      x, mean, var = _dense(x, *zip(*(weights for weights, _ in made),
+                                    strict=True))
+      for _, running in made:
+        count = len(running[0].value)
+        _learn(running, (mean[:count], var[:count]))
+      return x
+    conv = functools.partial(NormReluConv, kernel_init=self.kernel_init,
+                             dtype=self.dtype)
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    for i in range(self.layers):
+      h, name = x, f'layer_{i}'
+      if self.bottleneck:
+        h = drop(conv(4 * self.growth, 1, name=f'{name}_reduce')(h, train))
+      h = drop(conv(self.growth, 3, name=name)(h, train))
+      x = jnp.concatenate([x, h.astype(x.dtype)], -1)
+    return x
 
 
 def _is_fast(dtype) -> bool:
@@ -65,19 +117,46 @@ def _statistics(x):
   return mean, jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
 
 
-def _apply(join, dtype, x, gain, shift, kernel):
+def _fold(scale, bias, mean, var):
+  """Returns the (gain, shift) [C] of a norm as a whole."""
+  gain = scale * lax.rsqrt(var + EPSILON)
+  return gain, bias - mean * gain
+
+
+def _apply(dtype, x, gain, shift, kernel):
   if _is_fast(dtype):
-    return _forward(join, x, gain, shift, kernel)
+    parts = x.reshape(_steps(x, kernel), -1, *x.shape[1:])
+    def part(x):
+      return _forward(x, gain, shift, kernel)
+    y = part(x) if len(parts) == 1 else lax.map(part, parts)
+    return y.reshape(*x.shape[:3], -1)
   z = nn.relu(x * gain + shift)
-  y = lax.conv_general_dilated(
+  return lax.conv_general_dilated(
       z.astype(dtype), kernel.astype(dtype), (1, 1), 'SAME',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  return jnp.concatenate([x, y.astype(x.dtype)], -1) if join else y
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC')).astype(x.dtype)
+
+
+def _steps(x, kernel, least: int = 1) -> int:
+  """In how many steps a batch goes through a layer."""
+  batch, h, w, channels = x.shape
+  size, _, _, out = kernel.shape
+  count = layers.steps(batch, h * w * max(channels, size * size * out))
+  return max(count, least if batch % least == 0 else 1)
 
 
 def _flat(kernel):
   """[k, k, C, O] -> [C, k * k * O]: one product gives every tap's share."""
   return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+
+
+def _forward(x, gain, shift, kernel):
+  """What a layer makes of a few images."""
+  size, _, channels, out = kernel.shape
+  z = nn.relu(x * gain + shift)
+  y = z.reshape(-1, channels) @ _flat(kernel)
+  if size == 1:
+    return y.reshape(*x.shape[:3], out)
+  return _add_taps(y.reshape(*x.shape[:3], size, size * out), size)
 
 
 def _add_taps(shares, size):
@@ -102,82 +181,152 @@ def _columns(dy, size):
            -1, size * size * dy.shape[-1])
 
 
-def _in_steps(x, kernel, least):
-  """Returns split(array), which gives it as [steps, images, ...]."""
-  batch, h, w, channels = x.shape
-  size, _, _, out = kernel.shape
-  steps = layers.steps(batch, h * w * max(channels, size * size * out))
-  steps = max(steps, least if batch % least == 0 else 1)
-  return lambda array: array.reshape(steps, -1, *array.shape[1:])
+def _backward(x, dy, gain, shift, turned, size):
+  """Returns d(loss)/d(what the ReLU gives), and / d(`turned`), of a few images.
+
+  Both products read the same columns. `turned` is `_flat(kernel).T`.
+  """
+  z = nn.relu(x * gain + shift)
+  dy = _columns(dy, size)
+  dweights = lax.dot_general(dy, z.reshape(-1, x.shape[-1]),
+                             (((0,), (0,)), ((), ())))
+  return jnp.where(z > 0, (dy @ turned).reshape(z.shape), 0), dweights
 
 
-def _forward(join, x, gain, shift, kernel):
-  size, _, channels, out = kernel.shape
-  weights = _flat(kernel)
-
-  def part(x):
-    z = nn.relu(x * gain + shift)
-    y = z.reshape(-1, channels) @ weights
-    if size == 1:
-      y = y.reshape(*x.shape[:3], out)
-    else:
-      y = _add_taps(y.reshape(*x.shape[:3], size, size * out), size)
-    return jnp.concatenate([x, y], -1) if join else y
-
-  parts = _in_steps(x, kernel, 1)(x)
-  y = part(x) if len(parts) == 1 else lax.map(part, parts)
-  return y.reshape(*x.shape[:3], -1)
+def _sums(dz, x):
+  return jnp.stack([dz.sum((0, 1, 2)), (dz * x).sum((0, 1, 2))])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fast(join, x, scale, bias, kernel):
-  """Returns (y, mean, variance); the last two have no gradient."""
-  return _fast_fwd(join, x, scale, bias, kernel)[0]
-
-
-def _fast_fwd(join, x, scale, bias, kernel):
-  mean, var = _statistics(x)
+def _slopes(scale, mean, var, sums, count):
+  """Returns (dscale, dbias, and a, b, c of dx = a * dz + b * x + c)."""
   inverse = lax.rsqrt(var + EPSILON)
-  gain = scale * inverse
-  shift = bias - mean * gain
-  y = _forward(join, x, gain, shift, kernel)
-  return (y, mean, var), (x, mean, inverse, gain, shift, kernel)
-
-
-def _fast_bwd(join, saved, cotangents):
-  x, mean, inverse, gain, shift, kernel = saved
-  dy_all, (size, _, channels, out) = cotangents[0], kernel.shape
-  # Turned before the loop: YNN is twice as slow at the turned product.
-  turned = lax.optimization_barrier(_flat(kernel).T)
-
-  def part(total, given):
-    x, dy = given
-    z = nn.relu(x * gain + shift)
-    dy = _columns(dy[..., -out:], size)
-    # Both products read the same columns.
-    new = lax.dot_general(dy, z.reshape(-1, channels),
-                          (((0,), (0,)), ((), ())))
-    dz = (dy @ turned).reshape(z.shape)
-    return total + new, jnp.where(z > 0, dz, 0)
-
-  # Two steps at least: XLA would fuse what follows into each of its readers.
-  split = _in_steps(x, kernel, 2)
-  dweights, dz = lax.scan(part, jnp.zeros(turned.shape),
-                          (split(x), split(dy_all)))
-  dbias = dz.sum((0, 1, 2, 3))
-  dot = (dz * split(x)).sum((0, 1, 2, 3))
+  dbias, dot = sums
   dscale = (dot - mean * dbias) * inverse
-  count = x.size // channels
-  slope = gain * inverse * dscale / count
-  offset = mean * slope - gain * dbias / count
+  gain = scale * inverse
+  b = -gain * inverse * dscale / count
+  return dscale, dbias, (gain, b, -gain * dbias / count - mean * b)
 
-  def whole(given):
-    x, dy, dz = given
-    dx = dz * gain - x * slope + offset
-    return dx + dy[..., :channels] if join else dx
-  dx = lax.map(whole, (split(x), split(dy_all), dz)).reshape(x.shape)
-  dkernel = dweights.reshape(size, size, out, channels).swapaxes(2, 3)
-  return dx, dscale, dbias, dkernel
+
+def _unturned(dweights, kernel):
+  size, _, channels, out = kernel.shape
+  return dweights.reshape(size, size, out, channels).swapaxes(2, 3)
+
+
+@jax.custom_vjp
+def _fast(x, scale, bias, kernel):
+  """Returns (y, mean, variance); the last two have no gradient."""
+  return _fast_fwd(x, scale, bias, kernel)[0]
+
+
+def _fast_fwd(x, scale, bias, kernel):
+  stats = _statistics(x)
+  y = _apply(jnp.float32, x, *_fold(scale, bias, *stats), kernel)
+  return (y, *stats), (x, scale, bias, kernel, stats)
+
+
+def _fast_bwd(saved, cotangents):
+  x, scale, bias, kernel, stats = saved
+  gain, shift = _fold(scale, bias, *stats)
+  turned = _flat(kernel).T
+  # Two steps at least: XLA would fuse what follows into each of its readers.
+  steps = _steps(x, kernel, 2)
+  xs, dys = (a.reshape(steps, -1, *a.shape[1:]) for a in (x, cotangents[0]))
+
+  def first(total, given):
+    dz, dweights = _backward(*given, gain, shift, turned, len(kernel))
+    return total + dweights, dz
+  dweights, dz = lax.scan(first, jnp.zeros(turned.shape), (xs, dys))
+  dscale, dbias, (a, b, c) = _slopes(
+      scale, *stats, _sums(dz.reshape(x.shape), x), x.size // x.shape[-1])
+
+  def second(dz, given):  # In place of dz.
+    i, x = given
+    return lax.dynamic_update_index_in_dim(
+        dz, dz[i] * a + x * b + c, i, 0), None
+  dx, _ = lax.scan(second, dz, (jnp.arange(steps), xs))
+  return dx.reshape(x.shape), dscale, dbias, _unturned(dweights, kernel)
 
 
 _fast.defvjp(_fast_fwd, _fast_bwd)
+
+
+def _write(whole, i, part, channel):
+  """Puts [b, H, W, c] into [steps, b, H, W, C] from `channel` on."""
+  return lax.dynamic_update_slice(whole, part[None], (i, 0, 0, 0, channel))
+
+
+@jax.custom_vjp
+def _dense(x, scales, biases, kernels):
+  """Returns (all channels, mean, variance); the last two have no gradient.
+
+  scales, biases and kernels are tuples, a layer each.
+  """
+  return _dense_fwd(x, scales, biases, kernels)[0]
+
+
+def _dense_fwd(x, scales, biases, kernels):
+  batch, *shape, first = x.shape
+  growth = kernels[0].shape[3]
+  mean, var = _statistics(x)
+  total = first + growth * len(kernels)
+  x = jnp.pad(x, ((0, 0),) * 3 + ((0, total - first),))
+  for i, (scale, bias, kernel) in enumerate(zip(scales, biases, kernels,
+                                                strict=True)):
+    channels = first + i * growth
+    fold = _fold(scale, bias, mean, var)
+    steps = _steps(x[..., :channels], kernel, 2)
+    def layer(carry, k, channels=channels, fold=fold, kernel=kernel):
+      x, sums = carry
+      y = _forward(x[k][..., :channels], *fold, kernel)
+      return (_write(x, k, y, channels), sums + _sums(y, y)), None
+    x = x.reshape(steps, -1, *shape, total)
+    (x, sums), _ = lax.scan(layer, (x, jnp.zeros((2, growth))),
+                            jnp.arange(steps))
+    x = x.reshape(batch, *shape, total)
+    new = sums[0] / (x.size // total), sums[1] / (x.size // total)
+    mean = jnp.concatenate([mean, new[0]])
+    var = jnp.concatenate([var, jnp.maximum(new[1] - new[0]**2, 0)])
+  return (x, mean, var), (x, mean, var, scales, biases, kernels)
+
+
+def _dense_bwd(saved, cotangents):
+  x, mean, var, scales, biases, kernels = saved
+  dx, growth = cotangents[0], kernels[0].shape[3]
+  batch, *shape, total = x.shape
+  scratch = jnp.zeros((batch, *shape, total - growth))
+  out = [(), (), ()]
+  for i in reversed(range(len(kernels))):
+    channels = total - growth * (len(kernels) - i)
+    stats = mean[:channels], var[:channels]
+    gain, shift = _fold(scales[i], biases[i], *stats)
+    turned = _flat(kernels[i]).T
+    steps = _steps(x[..., :channels], kernels[i], 2)
+    xs, dx, scratch = (a.reshape(steps, -1, *shape, a.shape[-1])
+                       for a in (x, dx, scratch))
+
+    def first(carry, k, xs=xs, dx=dx, channels=channels, gain=gain,
+              shift=shift, turned=turned):
+      scratch, dweights, sums = carry
+      part = xs[k][..., :channels]
+      dz, new = _backward(part, dx[k][..., channels:channels + growth], gain,
+                          shift, turned, 3)
+      return (_write(scratch, k, dz, 0), dweights + new,
+              sums + _sums(dz, part)), None
+    (scratch, dweights, sums), _ = lax.scan(
+        first, (scratch, jnp.zeros(turned.shape), jnp.zeros((2, channels))),
+        jnp.arange(steps))
+    dscale, dbias, (a, b, c) = _slopes(scales[i], *stats, sums,
+                                       x.size // total)
+
+    def second(dx, k, xs=xs, scratch=scratch, channels=channels, a=a, b=b, c=c):
+      here = (dx[k][..., :channels] + scratch[k][..., :channels] * a
+              + xs[k][..., :channels] * b + c)
+      return _write(dx, k, here, 0), None
+    dx, _ = lax.scan(second, dx, jnp.arange(steps))
+    new = dscale, dbias, _unturned(dweights, kernels[i])
+    out = [(one, *rest) for one, rest in zip(new, out, strict=True)]
+  dx = dx.reshape(batch, *shape, total)
+  return dx[..., :total - growth * len(kernels)], *out
+
+
+_dense.defvjp(_dense_fwd, _dense_bwd)

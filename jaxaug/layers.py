@@ -17,6 +17,8 @@ from jax import lax
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 # im2col columns, in values: what stays in a core's cache.
 _CHUNK = 2 ** 19
+# Pixels of an image so small that its convolution is best one product.
+_TINY = 16
 
 
 def steps(batch: int, one: int, limit: int | None = None) -> int:
@@ -122,6 +124,9 @@ def _conv(window, x, kernel):
     return _by_phases(window, x, kernel)
   if stride == dilation == (1, 1) and out <= 3 < math.isqrt(h * w):
     return _to_few_channels(window, x, kernel)
+  if dilation == (1, 1) and kernel.shape[2] >= 16 and (
+      x.shape[1] * x.shape[2] <= _TINY):
+    return _of_tiny_images(window, x, kernel)
   return lax.conv_general_dilated(x, kernel, stride, padding, dilation,
                                   dimension_numbers=_NHWC, precision=precision)
 
@@ -230,6 +235,21 @@ def _by_phases(window, x, kernel):
                      for g, b in cuts[1]], 3) for f, a in cuts[0]]
   y = jnp.stack(rows, 2).reshape(batch, counts[0] * dh, counts[1] * dw, out)
   return y[:, :ends[0], :ends[1]]
+
+
+def _of_tiny_images(window, x, kernel):
+  """A convolution of few pixels: of all images' columns, in one product."""
+  (h, w, channels, out), (sh, sw) = kernel.shape, window.stride
+  size = [n + low + high for n, (low, high) in
+          zip(x.shape[1:3], window.padding, strict=True)]
+  x = _crop(x, [low for low, _ in window.padding], size)
+  rows, columns = (n - k + 1 for n, k in zip(size, (h, w), strict=True))
+  x = jnp.concatenate([x[:, i:i + rows:sh, j:j + columns:sw]
+                       for i in range(h) for j in range(w)], 3)
+  y = jnp.matmul(x.reshape(-1, h * w * channels),
+                 kernel.reshape(h * w * channels, out),
+                 precision=window.precision)
+  return y.reshape(*x.shape[:3], out)
 
 
 def _to_few_channels(window, x, kernel):

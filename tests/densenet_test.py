@@ -70,7 +70,7 @@ def _torch_net(torch, params, blocks, bottleneck):
     x = conv(x, 'stem', padding=1)
     for block in range(3):
       for i in range(blocks):
-        name, h = f'block_{block}_layer_{i}', x
+        name, h = f'block_{block}.layer_{i}', x
         if bottleneck:
           h = conv(norm(h, f'{name}_reduce'), f'{name}_reduce')
         h = conv(norm(h, name), name, padding=1)

@@ -101,6 +101,13 @@ def test_every_way_to_the_kernel_gradient_agrees(case, monkeypatch):
   assert _agrees(case, channels)
 
 
+@pytest.mark.parametrize('case', [
+    (2, 2, 3, 1, 1, ((1, 1), (1, 1))), (4, 4, 5, 1, 1, ((2, 2), (2, 2))),
+    (3, 4, 3, 2, 1, ((1, 1), (1, 1))), (4, 3, 3, 1, 1, 'VALID')], ids=str)
+def test_tiny_images_agree(case):
+  assert _agrees(case, (20, 7)) and _agrees(case, (7, 20))
+
+
 @pytest.mark.parametrize('groups, each, out', [(6, 1, 6), (6, 1, 12), (2, 3, 4),
                                                (3, 2, 9)])
 @pytest.mark.parametrize('case', [SAME, STRIDED, CASES[3], CASES[20]], ids=str)

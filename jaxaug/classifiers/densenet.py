@@ -1,5 +1,4 @@
 """DenseNet (Huang et al. 2017, table 1 and section 4), the CIFAR versions."""
-import functools
 import typing
 
 import flax.linen as nn
@@ -24,25 +23,19 @@ class DenseNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, train: bool):
-    conv = functools.partial(fused.NormReluConv, kernel_init=_INIT,
-                             dtype=self.dtype)
-    drop = nn.Dropout(self.dropout, deterministic=not train)
     x = layers.Conv(self.stem, (3, 3), strides=(self.stem_stride,) * 2,
                     use_bias=False, kernel_init=_INIT, dtype=self.dtype,
                     name='stem')(x.astype(self.dtype)).astype(jnp.float32)
+    drop = nn.Dropout(self.dropout, deterministic=not train)
     for block in range(3):
-      for i in range(self.blocks):
-        name = f'block_{block}_layer_{i}'
-        h, join = x, not (self.bottleneck or self.dropout)
-        if self.bottleneck:
-          h = drop(conv(4 * self.growth, 1, name=f'{name}_reduce')(h, train))
-        h = conv(self.growth, 3, join, name=name)(h, train)
-        x = h if join else jnp.concatenate([x, drop(h)], -1)
+      x = fused.DenseBlock(self.blocks, self.growth, self.bottleneck,
+                           self.dropout, _INIT, self.dtype,
+                           name=f'block_{block}')(x, train)
       if block < 2:
         width = int(x.shape[-1] * self.reduction)
-        x = drop(conv(width, 1, name=f'transition_{block}')(x, train))
-        x = nn.avg_pool(x.astype(jnp.float32), (2, 2), (2, 2), 'SAME',
-                        count_include_pad=False)
+        x = drop(fused.NormReluConv(width, 1, _INIT, self.dtype,
+                                    name=f'transition_{block}')(x, train))
+        x = nn.avg_pool(x, (2, 2), (2, 2), 'SAME', count_include_pad=False)
     x = nn.BatchNorm(use_running_average=not train, momentum=fused.MOMENTUM,
                      name='norm')(x)
     x = nn.relu(x).mean((1, 2))
