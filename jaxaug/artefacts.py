@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import typing
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -142,6 +143,29 @@ def load_npz(path) -> dict[str, np.ndarray]:
     raise errors.InputError(
         f'{path}: is missing or damaged ({e}); delete its folder and the same '
         'command makes it again.') from e
+
+
+def read_npz(path, where: str, wanted=lambda key: True) -> dict:
+  """Reads an .npz file of someone else's: array by name.
+
+  Args:
+    path: of the file; `~` is the home folder.
+    where: the config key that names it, for the error.
+    wanted: whether an array is; the others are None.
+
+  Raises:
+    InputError: the file is missing, damaged or another kind.
+  """
+  try:
+    with np.load(pathlib.Path(path).expanduser()) as file:
+      return {key: file[key] if wanted(key) else None for key in file.files}
+  except FileNotFoundError:
+    wrong = 'there is no such file'
+  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
+    wrong = 'not an .npz file'
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    wrong = f'damaged or not an .npz file of plain arrays ({e})'
+  raise errors.InputError(f'{where}: {path}: {wrong}.')
 
 
 def copy(source, path):

@@ -8,11 +8,8 @@ figure 3c). Attention: squeeze-and-excitation (Hu et al. 2018, figure 2) or
 DIA-LSTM (Huang et al. 2020, section 3.3), one unit shared by a stage's blocks.
 """
 import functools
-import pathlib
 import re
 import typing
-import zipfile
-import zlib
 
 import flax.linen as nn
 import flax.traverse_util
@@ -20,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import errors, layers, types
+from jaxaug import artefacts, errors, layers, types
 
 _INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 # Of ImageNet, by which the images of pretrained networks are normalised.
@@ -237,17 +234,9 @@ def _compare(arrays: dict, expected: dict, where: str, which: str):
 
 def _read(path) -> dict:
   """Returns the file's arrays, without PyTorch's counters of batches."""
-  try:
-    with np.load(pathlib.Path(path).expanduser()) as file:
-      return {key: file[key] for key in file.files
-              if not key.endswith('num_batches_tracked')}
-  except FileNotFoundError:
-    wrong = 'there is no such file'
-  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
-    wrong = 'not an .npz file'
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-    wrong = f'damaged or not an .npz file of plain arrays ({e})'
-  raise errors.InputError(f'weights: {path}: {wrong}.')
+  found = artefacts.read_npz(
+      path, 'weights', lambda key: not key.endswith('num_batches_tracked'))
+  return {key: array for key, array in found.items() if array is not None}
 
 
 def options(*, attention: str = 'none', reduction: int = 0,

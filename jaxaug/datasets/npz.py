@@ -1,11 +1,9 @@
 """Arrays in one .npz file, found by their keys."""
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
-from jaxaug import errors, images, types
+from jaxaug import artefacts, errors, images, types
 
 
 def load(*, path, train_images='x_train', train_labels='y_train',
@@ -36,7 +34,8 @@ def load(*, path, train_images='x_train', train_labels='y_train',
           'validation': (val_images, val_labels, None),
           'test': (test_images, test_labels, test_index)}
   file = pathlib.Path(path).expanduser()
-  arrays = _read(file, [k for ks in keys.values() for k in ks] + [names_key])
+  wanted = [k for ks in keys.values() for k in ks] + [names_key]
+  arrays = artefacts.read_npz(file, 'config.data.path', wanted.__contains__)
   present = {split: ks for split, ks in keys.items()
              if split == 'train' or ks[0] in arrays or ks[1] in arrays}
   for split, pair in present.items():
@@ -62,21 +61,6 @@ def load(*, path, train_images='x_train', train_labels='y_train',
         index.astype(np.int64))
   return types.Dataset(file.stem, _names(arrays.get(names_key), splits, file),
                        **splits)
-
-
-def _read(file: pathlib.Path, wanted) -> dict:
-  """Returns the wanted arrays of the file; None for those not wanted."""
-  try:
-    with np.load(file) as content:
-      return {key: content[key] if key in wanted else None
-              for key in content.files}
-  except FileNotFoundError:
-    wrong = 'there is no such file'
-  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
-    wrong = 'not an .npz file'
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-    wrong = f'damaged or not an .npz file of plain arrays ({e})'
-  raise errors.InputError(f'config.data.path: {file}: {wrong}.')
 
 
 def _pixels(array: np.ndarray, where: str) -> np.ndarray:
