@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/quickstart.py
 
-2 CPU cores: about 4 minutes. Expected (n = 5): real 21.61 ± 0.67 %, add_100
-21.32 ± 0.27 %, replace_50 25.88 ± 1.40 %, label obedience 93 %; more in
+2 CPU cores: about 3 minutes. Expected (n = 5): real 21.61 ± 0.67 %, add_100
+20.90 ± 0.73 %, replace_50 24.71 ± 1.73 %, label obedience 95 %; more in
 docs/results/quickstart.md.
 """
 from configs import common
