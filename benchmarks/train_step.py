@@ -170,7 +170,9 @@ def _twin(module, params):
 
 def _compare(what, ours, theirs, tolerance=TOLERANCE):
   """Raises AssertionError where the two sides disagree."""
-  worst = np.abs(np.asarray(ours) - theirs.detach().numpy()).max()
+  theirs = theirs.detach().numpy()
+  worst = (np.abs(np.asarray(ours) - theirs).max()
+           / max(1, np.abs(theirs).max()))
   assert worst <= tolerance, f'{what}: {worst:.1e} away from PyTorch'
 
 

@@ -68,6 +68,38 @@ class NormReluConv(nn.Module):
     return y
 
 
+class Transition(nn.Module):
+  """x [B, H, W, C] -> means of 2x2 of a 1x1 convolution of relu(batch norm(x)).
+
+  Of an odd side the last mean is of what is there. Both are linear, so that
+  the mean goes first, which is a quarter of the work; only dropout, which is
+  of what the convolution gives, keeps it from that.
+  """
+  features: int
+  dropout: float = 0.0
+  kernel_init: typing.Callable = nn.initializers.lecun_normal()
+  dtype: typing.Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    if train and self.dropout:
+      conv = NormReluConv(self.features, 1, self.kernel_init, self.dtype)
+      nn.share_scope(self, conv)
+      return _means(nn.Dropout(self.dropout)(conv(x, train), False))
+    module = _Weights(self.features, 1, self.kernel_init)
+    nn.share_scope(self, module)
+    (scale, bias, kernel), running = module(x.shape[-1])
+    new = _statistics(x) if train else [v.value for v in running]
+    if train and _is_fast(self.dtype) and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+      y, *new = _shrink(x, scale, bias, kernel)
+    else:
+      gain, shift = _fold(scale, bias, *new)
+      y = _product(self.dtype, _means(nn.relu(x * gain + shift)), kernel)
+    if train and not self.is_initializing():
+      _learn(running, new)
+    return y
+
+
 class DenseBlock(nn.Module):
   """x [B, H, W, C] -> [B, H, W, C + layers * growth] (Huang et al. 2017).
 
@@ -130,10 +162,17 @@ def _apply(dtype, x, gain, shift, kernel):
       return _forward(x, gain, shift, kernel)
     y = part(x) if len(parts) == 1 else lax.map(part, parts)
     return y.reshape(*x.shape[:3], -1)
-  z = nn.relu(x * gain + shift)
+  return _product(dtype, nn.relu(x * gain + shift), kernel)
+
+
+def _product(dtype, z, kernel):
   return lax.conv_general_dilated(
       z.astype(dtype), kernel.astype(dtype), (1, 1), 'SAME',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC')).astype(x.dtype)
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC')).astype(z.dtype)
+
+
+def _means(x):
+  return nn.avg_pool(x, (2, 2), (2, 2), 'SAME', count_include_pad=False)
 
 
 def _steps(x, kernel, least: int = 1) -> int:
@@ -171,14 +210,16 @@ def _add_taps(shares, size):
 
 
 def _columns(dy, size):
-  """dy [b, H, W, O] -> [b * H * W, k * k * O]: what each tap of a pixel fed."""
+  """dy [b, H, W, O] -> [b * H * W, k * k * O]: what each tap of a pixel fed.
+
+  Side by side first: the second step then copies longer runs.
+  """
   _, h, w, _ = dy.shape
-  edge = (size // 2,) * 2
+  edge, taps = (size // 2,) * 2, range(size - 1, -1, -1)
   dy = jnp.pad(dy, ((0, 0), edge, edge, (0, 0)))
-  return jnp.concatenate(
-      [dy[:, size - 1 - i:size - 1 - i + h, size - 1 - j:size - 1 - j + w]
-       for i in range(size) for j in range(size)], -1).reshape(
-           -1, size * size * dy.shape[-1])
+  dy = jnp.concatenate([dy[:, :, j:j + w] for j in taps], -1)
+  dy = jnp.concatenate([dy[:, i:i + h] for i in taps], -1)
+  return dy.reshape(-1, dy.shape[-1])
 
 
 def _backward(x, dy, gain, shift, turned, size):
@@ -194,7 +235,13 @@ def _backward(x, dy, gain, shift, turned, size):
 
 
 def _sums(dz, x):
-  return jnp.stack([dz.sum((0, 1, 2)), (dz * x).sum((0, 1, 2))])
+  return jnp.stack([_sum(dz), _sum(dz * x)])
+
+
+def _sum(x):
+  """Over all but the channels; as a product, which is faster on CPU."""
+  x = x.reshape(-1, x.shape[-1])
+  return (jnp.ones((8, len(x)), x.dtype) @ x)[0]
 
 
 def _slopes(scale, mean, var, sums, count):
@@ -232,12 +279,13 @@ def _fast_bwd(saved, cotangents):
   steps = _steps(x, kernel, 2)
   xs, dys = (a.reshape(steps, -1, *a.shape[1:]) for a in (x, cotangents[0]))
 
-  def first(total, given):
+  def first(totals, given):
     dz, dweights = _backward(*given, gain, shift, turned, len(kernel))
-    return total + dweights, dz
-  dweights, dz = lax.scan(first, jnp.zeros(turned.shape), (xs, dys))
-  dscale, dbias, (a, b, c) = _slopes(
-      scale, *stats, _sums(dz.reshape(x.shape), x), x.size // x.shape[-1])
+    return (totals[0] + dweights, totals[1] + _sums(dz, given[0])), dz
+  (dweights, sums), dz = lax.scan(
+      first, (jnp.zeros(turned.shape), jnp.zeros((2, x.shape[-1]))), (xs, dys))
+  dscale, dbias, (a, b, c) = _slopes(scale, *stats, sums,
+                                     x.size // x.shape[-1])
 
   def second(dz, given):  # In place of dz.
     i, x = given
@@ -248,6 +296,43 @@ def _fast_bwd(saved, cotangents):
 
 
 _fast.defvjp(_fast_fwd, _fast_bwd)
+
+
+@jax.custom_vjp
+def _shrink(x, scale, bias, kernel):
+  """`_fast` of means of 2x2, of even sides; a quarter of the pixels at once."""
+  return _shrink_fwd(x, scale, bias, kernel)[0]
+
+
+def _quarters(x):
+  return [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
+def _shrink_fwd(x, scale, bias, kernel):
+  stats = _statistics(x)
+  gain, shift = _fold(scale, bias, *stats)
+  z = sum(nn.relu(part * gain + shift) for part in _quarters(x)) / 4
+  return (z @ kernel[0, 0], *stats), (x, z, scale, bias, kernel, stats)
+
+
+def _shrink_bwd(saved, cotangents):
+  x, z, scale, bias, kernel, stats = saved
+  (batch, h, w, channels), dy = x.shape, cotangents[0]
+  gain, shift = _fold(scale, bias, *stats)
+  dweights = lax.dot_general(z, dy, (((0, 1, 2),) * 2, ((), ())))
+  dz = dy @ kernel[0, 0].T / 4
+  on = [(part * gain + shift > 0, part) for part in _quarters(x)]
+  sums = jnp.stack([_sum(dz * sum(yes.astype(x.dtype) for yes, _ in on)),
+                    _sum(dz * sum(jnp.where(yes, part, 0)
+                                  for yes, part in on))])
+  dscale, dbias, (a, b, c) = _slopes(scale, *stats, sums, x.size // channels)
+  dz = jnp.broadcast_to(dz[:, :, None, :, None],
+                        (batch, h // 2, 2, w // 2, 2, channels))
+  dz = jnp.where(x * gain + shift > 0, dz.reshape(x.shape), 0)
+  return a * dz + b * x + c, dscale, dbias, dweights[None, None]
+
+
+_shrink.defvjp(_shrink_fwd, _shrink_bwd)
 
 
 def _write(whole, i, part, channel):
@@ -290,43 +375,44 @@ def _dense_fwd(x, scales, biases, kernels):
 
 
 def _dense_bwd(saved, cotangents):
+  """One pass a layer, in place.
+
+  What a norm's statistics add to the gradient is b * x + c with b and c of a
+  channel. Those of all layers are added up, and join the gradient where a
+  layer, or whoever gave x, reads it.
+  """
   x, mean, var, scales, biases, kernels = saved
   dx, growth = cotangents[0], kernels[0].shape[3]
   batch, *shape, total = x.shape
-  scratch = jnp.zeros((batch, *shape, total - growth))
-  out = [(), (), ()]
+  b, c, out = jnp.zeros(total), jnp.zeros(total), [(), (), ()]
   for i in reversed(range(len(kernels))):
     channels = total - growth * (len(kernels) - i)
     stats = mean[:channels], var[:channels]
-    gain, shift = _fold(scales[i], biases[i], *stats)
+    fold = _fold(scales[i], biases[i], *stats)
     turned = _flat(kernels[i]).T
     steps = _steps(x[..., :channels], kernels[i], 2)
-    xs, dx, scratch = (a.reshape(steps, -1, *shape, a.shape[-1])
-                       for a in (x, dx, scratch))
+    xs, dx = (a.reshape(steps, -1, *shape, total) for a in (x, dx))
 
-    def first(carry, k, xs=xs, dx=dx, channels=channels, gain=gain,
-              shift=shift, turned=turned):
-      scratch, dweights, sums = carry
+    def layer(carry, k, xs=xs, channels=channels, fold=fold, turned=turned,
+              b=b, c=c):
+      dx, dweights, sums = carry
+      made = slice(channels, channels + growth)
+      dy = dx[k][..., made] + b[made] * xs[k][..., made] + c[made]
       part = xs[k][..., :channels]
-      dz, new = _backward(part, dx[k][..., channels:channels + growth], gain,
-                          shift, turned, 3)
-      return (_write(scratch, k, dz, 0), dweights + new,
-              sums + _sums(dz, part)), None
-    (scratch, dweights, sums), _ = lax.scan(
-        first, (scratch, jnp.zeros(turned.shape), jnp.zeros((2, channels))),
+      dz, new = _backward(part, dy, *fold, turned, 3)
+      dx = _write(dx, k, dx[k][..., :channels] + fold[0] * dz, 0)
+      return (dx, dweights + new, sums + _sums(dz, part)), None
+    (dx, dweights, sums), _ = lax.scan(
+        layer, (dx, jnp.zeros(turned.shape), jnp.zeros((2, channels))),
         jnp.arange(steps))
-    dscale, dbias, (a, b, c) = _slopes(scales[i], *stats, sums,
-                                       x.size // total)
-
-    def second(dx, k, xs=xs, scratch=scratch, channels=channels, a=a, b=b, c=c):
-      here = (dx[k][..., :channels] + scratch[k][..., :channels] * a
-              + xs[k][..., :channels] * b + c)
-      return _write(dx, k, here, 0), None
-    dx, _ = lax.scan(second, dx, jnp.arange(steps))
+    dscale, dbias, (_, *slopes) = _slopes(scales[i], *stats, sums,
+                                          x.size // total)
+    b, c = (whole.at[:channels].add(one)
+            for whole, one in zip((b, c), slopes, strict=True))
     new = dscale, dbias, _unturned(dweights, kernels[i])
     out = [(one, *rest) for one, rest in zip(new, out, strict=True)]
-  dx = dx.reshape(batch, *shape, total)
-  return dx[..., :total - growth * len(kernels)], *out
+    dx = dx.reshape(batch, *shape, total)
+  return (dx + b * x + c)[..., :channels], *out
 
 
 _dense.defvjp(_dense_fwd, _dense_bwd)

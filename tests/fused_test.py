@@ -87,6 +87,49 @@ def test_dense_block_is_the_same_on_other_backends():
                (fast, seen), (plain, other))
 
 
+@pytest.mark.parametrize('shape', [(4, 6, 4), (2, 7, 5), (3, 1, 2)], ids=str)
+def test_transition(shape):
+  """Means first, against means of the convolution, of odd sides too."""
+  batch, h, w = shape
+  *args, _ = _arrays((batch, h, w, 5, 4, 1))
+  def means(x):
+    """In numpy's way: a mean of what is there."""
+    rows = [x[:, i:i + 2].mean(1) for i in range(0, h, 2)]
+    x = jnp.stack(rows, 1)
+    return jnp.stack([x[:, :, j:j + 2].mean(2) for j in range(0, w, 2)], 2)
+  dy = np.random.default_rng(0).normal(
+      size=(batch, (h + 1) // 2, (w + 1) // 2, 4))
+  module = fused.Transition(4)
+  def run(x, scale, bias, kernel, train=True):
+    params = {'scale': scale, 'bias': bias, 'kernel': kernel}
+    stats = {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}
+    return module.apply({'params': params, 'batch_stats': stats}, x,
+                        train=train, mutable=['batch_stats'])[0]
+  def plain(*args):
+    return means(_plain(*args))
+  _agree(run, plain, tuple(args), dy)
+  args = jax.tree.map(jnp.float32, tuple(args))
+  np.testing.assert_allclose(run(*args, train=False), plain(*args), atol=1e-4)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fused, '_is_fast', lambda dtype: False)
+    np.testing.assert_allclose(run(*args), plain(*args), atol=1e-4)
+
+
+def test_dropout_of_a_transition_comes_before_the_means():
+  x = jnp.float32(np.random.default_rng(0).normal(size=(8, 4, 4, 3)))
+  module = fused.Transition(6, dropout=0.5)
+  variables = module.init(jax.random.key(0), x, train=False)
+  def run(train):
+    return module.apply(variables, x, train=train, mutable=['batch_stats'],
+                        rngs={'dropout': jax.random.key(1)})[0]
+  # All four of a mean are dropped once in 16 times, one value every other time.
+  y = run(True)
+  assert 0 < (y == 0).mean() < 0.2
+  assert not (run(False) == 0).any()
+  assert jax.tree.map(jnp.shape, module.init(
+      jax.random.key(0), x, train=True)) == jax.tree.map(jnp.shape, variables)
+
+
 @pytest.mark.parametrize('case', CASES[:3], ids=str)
 def test_module_learns_statistics_and_uses_them(case):
   x = jnp.float32(_arrays(case)[0])

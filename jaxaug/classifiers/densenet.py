@@ -26,16 +26,14 @@ class DenseNet(nn.Module):
     x = layers.Conv(self.stem, (3, 3), strides=(self.stem_stride,) * 2,
                     use_bias=False, kernel_init=_INIT, dtype=self.dtype,
                     name='stem')(x.astype(self.dtype)).astype(jnp.float32)
-    drop = nn.Dropout(self.dropout, deterministic=not train)
     for block in range(3):
       x = fused.DenseBlock(self.blocks, self.growth, self.bottleneck,
                            self.dropout, _INIT, self.dtype,
                            name=f'block_{block}')(x, train)
       if block < 2:
         width = int(x.shape[-1] * self.reduction)
-        x = drop(fused.NormReluConv(width, 1, _INIT, self.dtype,
-                                    name=f'transition_{block}')(x, train))
-        x = nn.avg_pool(x, (2, 2), (2, 2), 'SAME', count_include_pad=False)
+        x = fused.Transition(width, self.dropout, _INIT, self.dtype,
+                             name=f'transition_{block}')(x, train)
     x = nn.BatchNorm(use_running_average=not train, momentum=fused.MOMENTUM,
                      name='norm')(x)
     x = nn.relu(x).mean((1, 2))
