@@ -1,6 +1,6 @@
 """What a config may say: refuses at the door what needs no data to be wrong."""
 from jaxaug import augment, errors, registry
-from jaxaug.stages import data
+from jaxaug.stages import data, evaluate
 
 # Keys of a block that do not go to its part: those of the loop, of a pool.
 LOOP = ('model', 'steps', 'batch_size')
@@ -150,11 +150,7 @@ def check(config: dict):
     where = f'config.augmentations.{name}'
     registry.check(augment.standard, block, where)
     augment.standard(**block, where=where)
-  registry.find('metrics', config['metric'], 'config.metric')
-  if config['metric'] == 'minority_accuracy' and not config['minority']:
-    raise errors.InputError(
-        "config.metric: 'minority_accuracy' needs classes; expected their "
-        'names in config.minority.')
+  evaluate.metrics(config['metric'], config['minority'])
   for section in ('generators', 'pools', 'classifiers'):
     for name in config[section]:
       _folder_name(name, f'config.{section}')

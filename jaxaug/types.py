@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import optax
 
+from jaxaug import errors
+
 
 class ImageSpec(typing.NamedTuple):
   """What a network must know of the images; no other place writes 10 or 32."""
@@ -12,6 +14,13 @@ class ImageSpec(typing.NamedTuple):
   width: int
   channels: int
   num_classes: int
+
+  def at_least(self, side: int, network: str):
+    """Raises InputError where a side has fewer pixels than `network` needs."""
+    if min(self.height, self.width) < side:
+      raise errors.InputError(
+          f'model: {network} needs images of at least {side}x{side} pixels; '
+          f'the data is {self.height}x{self.width}, see config.data.resize.')
 
 
 class Split(typing.NamedTuple):

@@ -226,7 +226,7 @@ def test_classifier_takes_a_tiny_image_or_says_so_in_one_line(name, spec):
   try:
     network = registry.build('classifiers', name, {}, 'config.x', spec)
   except errors.InputError as e:
-    assert re.match(rf'config\.x\.model: {name} needs images of at least ',
+    assert re.match(rf'config\.x\.model: {name}.* needs images of at least ',
                     str(e)) and '\n' not in str(e)
     return
   image = jax.ShapeDtypeStruct((2, *spec[:3]), jnp.float32)

@@ -77,15 +77,9 @@ def build(spec: types.ImageSpec, *, head: str = 'auto', width: float = 1.0,
   errors.positive('width', width)
   errors.between('dropout', dropout, 0, 1, below=True)
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
-  side = min(spec.height, spec.width)
   if head == 'auto':
-    head = 'imagenet' if side >= 128 else 'cifar'
-  least = 63 if head == 'imagenet' else 16
-  if side < least:
-    raise errors.InputError(
-        f'model: alexnet needs images of at least {least}x{least} pixels for '
-        f'head {head!r}; the data is {spec.height}x{spec.width}, see '
-        'config.data.resize.')
+    head = 'imagenet' if min(spec.height, spec.width) >= 128 else 'cifar'
+  spec.at_least(63 if head == 'imagenet' else 16, f'alexnet (head {head!r})')
   *widths, hidden = (max(int(width * n), 1)
                      for n in (64, 192, 384, 256, 256, 4096))
   return AlexNet(spec, tuple(widths), hidden if head == 'imagenet' else 0,

@@ -42,8 +42,5 @@ def build(spec: types.ImageSpec, *, widths: tuple[int, int] = (16, 128),
   errors.counts('widths', widths, 2)
   errors.count('hidden', hidden)
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
-  if min(spec.height, spec.width) < 4:
-    raise errors.InputError(
-        f'model: cnn needs images of at least 4x4 pixels; the data is '
-        f'{spec.height}x{spec.width}, see config.data.resize.')
+  spec.at_least(4, 'cnn')
   return Cnn(spec, tuple(widths), hidden, jnp.dtype(dtype))

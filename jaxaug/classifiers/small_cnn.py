@@ -49,9 +49,5 @@ def build(spec: types.ImageSpec, *, widths: tuple[int, ...] = (50, 20, 5),
   errors.counts('widths', widths)
   errors.counts('hidden', hidden)
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
-  least = 2 ** len(widths)
-  if min(spec.height, spec.width) < least:
-    raise errors.InputError(
-        f'model: small_cnn needs images of at least {least}x{least} pixels; '
-        f'the data is {spec.height}x{spec.width}, see config.data.resize.')
+  spec.at_least(2 ** len(widths), 'small_cnn')
   return SmallCnn(spec, tuple(widths), tuple(hidden), jnp.dtype(dtype))

@@ -75,13 +75,9 @@ def build(spec: types.ImageSpec, *, depth: int = 16, batch_norm: bool = True,
   errors.positive('width', width)
   errors.between('dropout', dropout, 0, 1, below=True)
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
-  side = min(spec.height, spec.width)
-  if side < 16:
-    raise errors.InputError(
-        f'model: vgg needs images of at least 16x16 pixels; the data is '
-        f'{spec.height}x{spec.width}, see config.data.resize.')
+  spec.at_least(16, 'vgg')
   if head == 'auto':
-    head = 'imagenet' if side >= 128 else 'cifar'
+    head = 'imagenet' if min(spec.height, spec.width) >= 128 else 'cifar'
   *widths, hidden = (max(int(width * n), 1)
                      for n in (64, 128, 256, 512, 512, 4096))
   return Vgg(spec, _STAGES[depth], tuple(widths),

@@ -15,8 +15,12 @@ def obedience(pool: types.Split, logits: np.ndarray,
           'n': int(counts.sum())}
 
 
-def _metrics(metric: str, minority: tuple[int, ...]) -> dict:
-  """Returns name -> file of metrics/, without those that lack their classes."""
+def metrics(metric: str, minority: tuple) -> dict:
+  """Returns name -> file of metrics/, without those that lack their classes.
+
+  Raises:
+    InputError: `metric`, by which the study judges, is not among them.
+  """
   blocks = {name: registry.find('metrics', name)
             for name in registry.names('metrics')}
   registry.find('metrics', metric, 'config.metric')
@@ -129,7 +133,7 @@ def classifier(folders: dict[str, list[artefacts.Folder]],
     folds: parts of a cross-validation; 1 for one test split.
     minority: numbers of the classes that minority_accuracy looks at.
   """
-  blocks = _metrics(metric, minority)
+  blocks = metrics(metric, minority)
   runs = {arm: [_run(place, blocks, classes, minority) for place in places]
           for arm, places in folders.items()}
   arms = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
