@@ -32,8 +32,9 @@ def _one(equation) -> int:
   if name == 'conv_general_dilated':
     kernel = equation.invars[1].aval.shape
     out = given['dimension_numbers'].rhs_spec[0]
+    # Zeros between the pixels of a transposed convolution are no work.
     return 2 * math.prod(equation.outvars[0].aval.shape) * (
-        math.prod(kernel) // kernel[out])
+        math.prod(kernel) // kernel[out]) // math.prod(given['lhs_dilation'])
   inner = [_count(getattr(j, 'jaxpr', j)) for value in given.values()
            for j in (value if isinstance(value, (tuple, list)) else (value,))
            if hasattr(getattr(j, 'jaxpr', j), 'eqns')]

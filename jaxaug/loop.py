@@ -5,6 +5,7 @@ import time
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxaug import checkpoint, errors, logs, signals
@@ -33,15 +34,28 @@ def stride(most: int, *every: int) -> int:
 
   Args:
     most: at most so many.
-    *every: what is done every so many steps, and their total.
+    *every: what is done every so many steps.
   """
-  whole = math.gcd(*every)
+  whole = math.gcd(*every) or most
   return next(n for n in range(min(most, whole), 0, -1) if whole % n == 0)
 
 
 def repeat(step):
-  """Returns `step(state, batches) -> (state, logs)` over a leading axis."""
-  return lambda state, batches: jax.lax.scan(step, state, batches)
+  """Returns `step(state, count, batches) -> (state, logs)`, many in one.
+
+  Batches and logs have a leading axis of steps. Only the first `count` are
+  taken, so that one program serves a run of any length.
+  """
+  def several(state, count, batches):
+    def one(state, given):
+      i, batch = given
+      def leave(state, batch):
+        logs = jax.eval_shape(step, state, batch)[1]
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), logs)
+      return jax.lax.cond(i < count, step, leave, state, batch)
+    length = len(jax.tree.leaves(batches)[0])
+    return jax.lax.scan(one, state, (jnp.arange(length), batches))
+  return several
 
 
 def _records(out, stride: int) -> list[dict[str, float]]:
@@ -49,9 +63,11 @@ def _records(out, stride: int) -> list[dict[str, float]]:
 
   A log of several runs gets a name for each: `train_loss/0`.
   """
-  records = [{} for _ in range(stride)]
-  for name, values in jax.device_get(out).items():
-    for record, value in zip(records, np.reshape(values, (stride, -1)),
+  out = jax.device_get(out)
+  count = len(next(iter(out.values()))) if stride > 1 else 1
+  records = [{} for _ in range(count)]
+  for name, values in out.items():
+    for record, value in zip(records, np.reshape(values, (count, -1)),
                              strict=True):
       one = np.ndim(values) == (stride > 1)
       record |= {name if one else f'{name}/{i}': float(v)
@@ -102,9 +118,9 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     log_every: steps between records; each is the mean since the last.
     save_every: steps between checkpoints.
     hooks: see Hook.
-    stride: steps that one call of `step` takes, as `repeat` makes it; what is
-      logged then has a leading axis of so many, and all that is done every so
-      many steps is a multiple of it, as is `steps`.
+    stride: steps that one call of `step` takes; what is logged then has a
+      leading axis of so many, and all that is done every so many steps is a
+      multiple of it. The last call may have fewer to take, see `repeat`.
 
   Returns:
     (state, memory, seconds): as they are after the last step, and how long it
@@ -129,8 +145,10 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     with logs.progress(title, steps, start) as show:
       for i in range(start, steps, stride):
         state, out = step(state, batches(i))
+        done = min(i + stride, steps)
+        if stride > 1:
+          out = {name: values[:done - i] for name, values in out.items()}
         pending.append(out)
-        done = i + stride
         stop = signals.asked()
         save = stop or (done < steps and due(done, save_every, steps))
         if save or due(done, log_every, steps):

@@ -79,18 +79,23 @@ def rows(workdir) -> dict:
       'classifiers']['cnn']['arms']
 
 
-def test_one_compilation_serves_all_arms_and_runs(config, tmp_path):
-  """Also where their lengths differ."""
+@pytest.mark.parametrize('together, stride', [(False, 1), (True, 4)])
+def test_one_compilation_serves_all_arms_and_runs(config, tmp_path, together,
+                                                  stride):
+  """Also where their lengths differ, and are no multiples of the stride."""
   classify._programs.cache_clear()
-  launched(config, tmp_path, 'budget=epochs')
-  programs = {net.where: classify._programs(net, 0, 1)
-              for net in _networks(tmp_path)}
+  launched(config, tmp_path, 'budget=epochs', f'steps_per_call={stride}',
+           f'runs_at_once={"yes" if together else "no"}')
+  programs = {net.where: classify._programs(
+      net, 2 * (together and net.where != 'config.judge'), stride)
+      for net in _networks(tmp_path)}
   assert set(programs) == {'config.judge', 'config.classifiers.cnn'}
-  assert classify._programs.cache_info().currsize == 2
+  # One more is the judge's to predict with, which has no step to compile.
+  assert classify._programs.cache_info().currsize == 2 + together
   for made in programs.values():
     assert made.step._cache_size() == 1
   steps = {row['steps'] for row in rows(tmp_path).values()}
-  assert len(steps) > 2
+  assert len(steps) > 2 and any(n % 4 for n in steps)
 
 
 def _networks(workdir):
@@ -245,15 +250,17 @@ def test_several_steps_a_call_are_those_of_single_calls(tmp_path):
     return state + x, {'loss': state}
   ends = []
   for stride in (1, 3):
-    one = jax.jit(step if stride == 1 else loop.repeat(step))
+    several = jax.jit(loop.repeat(step))
     def batches(i, stride=stride):
       x = np.arange(i, i + stride, dtype=np.float32)
-      return x if stride > 1 else x[0]
-    state, _, _ = loop.run(
-        one, batches, np.float32(0), {}, steps=12, folder=tmp_path /
+      return (11 - i, x) if stride > 1 else x[0]
+    one = jax.jit(step) if stride == 1 else (
+        lambda state, batch, several=several: several(state, *batch))
+    state, _, _ = loop.run(  # The last call has two steps to take.
+        one, batches, np.float32(0), {}, steps=11, folder=tmp_path /
         str(stride), title='', log_every=6, save_every=6, stride=stride)
     ends.append((float(state), (tmp_path / str(stride) /
                                 'metrics.jsonl').read_text()))
   assert ends[0] == ends[1]
-  assert loop.stride(10, 300, 50, 500, 50) == 10
+  assert loop.stride(10, 50, 500, 50) == 10 and loop.stride(10, 0) == 10
   assert loop.stride(10, 6, 4) == 2 and loop.stride(1, 8, 4) == 1

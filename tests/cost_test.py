@@ -30,13 +30,19 @@ def test_by_hand(name):
 
 @pytest.mark.parametrize('conv', [lax.conv_general_dilated,
                                   layers.conv_general_dilated])
-@pytest.mark.parametrize('groups', [1, 2])
-def test_convolution_and_its_gradients(conv, groups):
-  x, kernel = jnp.zeros((4, 8, 8, 6)), jnp.zeros((3, 3, 6 // groups, 10))
+@pytest.mark.parametrize('groups, stride, dilation', [
+    (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)])
+def test_convolution_and_its_gradients(conv, groups, stride, dilation):
+  """Zeros between pixels, of the image or of a gradient, are no work."""
+  size = 16 // dilation
+  x, kernel = jnp.zeros((4, size, size, 6)), jnp.zeros((4, 4, 6 // groups, 10))
+  padding = {1: 'SAME', 2: ((2, 2),) * 2}[dilation]
   def f(x, kernel):
-    return conv(x, kernel, (1, 1), 'SAME', feature_group_count=groups,
+    return conv(x, kernel, (stride,) * 2, padding, feature_group_count=groups,
+                lhs_dilation=(dilation,) * 2,
                 dimension_numbers=('NHWC', 'HWIO', 'NHWC')).sum()
-  one = 2 * 4 * 8 * 8 * 10 * 9 * 6 // groups
-  assert cost.flops(f, x, kernel) == one
+  out = (16 // stride) ** 2
+  one = 2 * 4 * out * 10 * 16 * 6 // groups // dilation ** 2
+  assert cost.flops(f, x, kernel) == pytest.approx(one, rel=0.3)
   assert cost.flops(jax.grad(f, (0, 1)), x, kernel) == pytest.approx(
       3 * one, rel=0.4)

@@ -159,11 +159,11 @@ def _programs(net: Network, runs: int, stride: int) -> _Programs:
   def over(function, axes):
     return jax.vmap(function, axes) if runs else function
   one = over(step, (0, 0, 0, None, None, 0))
-  def steps(state, image, target, *rest):
+  def steps(state, count, image, target, *rest):
     if stride == 1:
       return one(state, image, target, *rest)
     return loop.repeat(lambda state, batch: one(state, *batch, *rest))(
-        state, (image, target))
+        state, count, (image, target))
   return _Programs(
       jax.jit(over(classifier.init, (0, None))),
       jax.jit(steps, donate_argnums=0),
@@ -263,7 +263,7 @@ def run(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
   alone, runs = len(jobs) == 1, len(jobs) * (len(jobs) > 1)
   folder = jobs[0].folder.partial if alone else _together(jobs).partial
   artefacts.begin(folder, resume=True)
-  stride = loop.stride(stride, steps, log_every, save_every, eval_every)
+  stride = loop.stride(stride, log_every, save_every, eval_every)
   programs = _programs(net, runs, stride)
   feed = _feed(treatment.feed, net.spec.num_classes, runs, stride)
   keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), job.run),
@@ -276,7 +276,8 @@ def run(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
 
   def step(state, batch):
     at, index, other = batch
-    return programs.step(state, *feed(bank, index, other, key_feed, at),
+    count = np.int32(steps - np.min(at))
+    return programs.step(state, count, *feed(bank, index, other, key_feed, at),
                          treatment.weight, treatment.adjustment, key_step)
 
   def batches(i):

@@ -49,12 +49,14 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   plan = mixing.plan(mixing.everything(len(train.labels)), pool_start=0,
                      batch_size=batch_size, seed=(seed,))
 
-  stride = loop.stride(stride, steps, log_every, save_every, sample_every)
-  def update(state, bank, index, key):
+  stride = loop.stride(stride, log_every, save_every, sample_every)
+  def update(state, count, bank, index, key):
     def one(state, index):
       batch = {'image': bank[0][index], 'label': bank[1][index]}
       return model.step(state, batch, key)
-    return (one if stride == 1 else loop.repeat(one))(state, index)
+    if stride == 1:
+      return one(state, index)
+    return loop.repeat(one)(state, count, index)
   compiled = jax.jit(update, donate_argnums=0)
 
   def batches(i):
@@ -62,7 +64,8 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
     index = np.stack([mixing.batch(plan, k) for k in
                       range(i * count, (i + stride) * count)])
     lead = (stride, count) if stride > 1 else (count,)
-    return mesh.shard(devices, index.reshape(*lead, -1), axis=len(lead))
+    index = index.reshape(*lead, -1)
+    return np.int32(steps - i), mesh.shard(devices, index, axis=len(lead))
 
   grid = _sampler(model, spec, key_grid)
   def show(step, state, memory, writer):
@@ -80,9 +83,9 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   logs.say(f'generate {name}: {total:,} parameters, {steps} steps of '
            f'{model.d_steps} x {batch_size} images')
   state, _, seconds = loop.run(
-      lambda state, index: compiled(state, bank, index, key_step), batches,
-      state, {}, steps=steps, folder=folder.partial, title=f'generate {name}',
-      log_every=log_every, save_every=save_every,
+      lambda state, batch: compiled(state, batch[0], bank, batch[1], key_step),
+      batches, state, {}, steps=steps, folder=folder.partial,
+      title=f'generate {name}', log_every=log_every, save_every=save_every,
       hooks=(loop.Hook(sample_every, show),), stride=stride)
   checkpoint.write_tree(folder.partial / 'variables.npz',
                       jax.device_get(model.variables(state)))
