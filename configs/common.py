@@ -133,6 +133,10 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     config.data.source, config.data.name = 'fashion_mnist_small', None
   config.data.fraction = None
   config.data.per_class = 10
+  counts = config.data.imbalance
+  if counts and counts[0] != 'exponential':
+    config.data.imbalance = tuple(max(4, 10 * n // max(counts))
+                                  for n in counts)
   blocks = [*config.generators.values(), *config.classifiers.values(),
             config.judge]
   for block in blocks:

@@ -47,6 +47,26 @@ def dianet_resnet164(**more):
       0.3333, 0.6667), batch_size=128, nesterov=False) | more)
 
 
+def dianet_preresnet164(**more):
+  """DIA-PreResNet164 of the same code."""
+  return dianet_resnet164(**dict(base='preresnet164', epochs=164, milestones=(
+      0.4939, 0.7439)) | more)
+
+
+def dianet_wrn52_4(**more):
+  """DIA-WRN-52-4 of the same code."""
+  return dianet_resnet164(**dict(
+      base='wrn52_4', epochs=200, milestones=(0.4, 0.6, 0.8), decay=0.2,
+      weight_decay=5e-4, dropout=0.3) | more)
+
+
+def dianet_resnext101(**more):
+  """DIA-ResNeXt-101, 8x32d, of the same code."""
+  return dianet_resnet164(**dict(
+      base='resnext101', epochs=300, milestones=(0.5, 0.75),
+      weight_decay=5e-4) | more)
+
+
 def resnet(**more):
   """ResNet-20 (He et al. 2016, section 4.2): 64,000 steps of 128 images."""
   return common.classifier('resnet', **_sgd(

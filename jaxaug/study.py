@@ -102,8 +102,11 @@ def _results(opened: units.Study, command: str, devices) -> dict:
           'commits_of_artefacts': sorted(map(str, commits))},
       'devices': mesh.describe(devices), 'seeds': [
           [config['seed'], run] for run in range(config['runs'])],
-      'alpha': config['alpha'], 'data': first | ({'folds': [
-          part.manifest['digests'] for part in opened.parts]}
+      'alpha': config['alpha'], 'data': first | ({
+          'folds': [part.manifest['digests'] for part in opened.parts],
+          'overlaps': {  # Of all folds together.
+              key: sum(part.manifest['overlaps'][key] for part in opened.parts)
+              for key in first['overlaps']}}
           if len(opened.parts) > 1 else {}),
       'generators': _generators(opened, pools), 'pools': pools,
       'classifiers': classifiers,

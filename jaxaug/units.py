@@ -369,7 +369,8 @@ def _runs(study: Study, part: Part, name, net, block, arm, treatment, plans,
         _VERSIONS['classify'], study.spec,
         [part.manifest['digests'][split] for split in
          ('train', 'validation', 'test')],
-        block, steps, schema.how(arm), treatment.key(), drawn, own, run,
+        block, data.fingerprint(block.get('weights')), steps, schema.how(arm),
+        treatment.key(), drawn, own, run,
         plan.seed, config['eval_every'], config['log_every']])
     label = _name(study, part, name) if stage == JUDGE else (
         f'{_name(study, part, name)}.{run}')

@@ -32,7 +32,7 @@ def gan(folder, devices):
                train_digest='', model=model, steps=10, batch_size=16, seed=3,
                devices=devices, log_every=1, save_every=4, sample_every=5)
 
-def classifier(folder, devices):
+def classifier(folder, devices, model='resnet', runs=1, **network):
   # The bank and its gather as in a study: real images, then a pool.
   parts = data.train, data.test
   bank = classify.Bank(*mesh.replicate(devices, (
@@ -42,21 +42,24 @@ def classifier(folder, devices):
                          class_names=data.class_names, seed=(1, 0))
   plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,
                      seed=(1, 0))
-  net = classify.network(spec, 'config.classifiers.c', 'resnet', {
-      'depth': 8, 'width': 8, 'attention': 'dia', 'learning_rate': 0.02,
-      'accumulate': 2})
+  network = network or {'depth': 8, 'width': 8, 'attention': 'dia'}
+  net = classify.network(spec, 'config.classifiers.c', model, {
+      'learning_rate': 0.02, 'accumulate': 2, **network})
   treatment = classify.treatment(
       {'flip': 0.5, 'shift': 2}, np.linspace(0.5, 1.5, 4), np.zeros(4),
       mix='cutmix')
-  classify.run([classify.Job(folder, 1, plan, {})], title='c', net=net,
-               treatment=treatment, bank=bank, validation=data.test,
-               test=data.test, steps=10, seed=5, devices=devices,
-               eval_every=3, log_every=1, save_every=4)
+  jobs = [classify.Job(folder if i == 0 else artefacts.folder(
+      out, f'{folder.final.name}.{i}'), i + 1, plan, {}) for i in range(runs)]
+  classify.run(jobs, title='c', net=net, treatment=treatment, bank=bank,
+               validation=data.test, test=data.test, steps=10, seed=5,
+               devices=devices, eval_every=3, log_every=1, save_every=4)
+
+def two_densenets(folder, devices):
+  classifier(folder, devices, 'densenet', runs=2, depth=7, growth=4)
 
 for count in (1, 8):
   devices = mesh.make(jax.devices()[:count])
-  {'gan': gan, 'classifier': classifier}[what](
-      artefacts.folder(out, str(count)), devices)
+  globals()[what](artefacts.folder(out, str(count)), devices)
 """
 
 
@@ -65,7 +68,8 @@ def _records(folder):
   return [json.loads(line) for line in lines]
 
 
-@pytest.fixture(scope='module', params=['gan', 'classifier'])
+@pytest.fixture(scope='module',
+                params=['gan', 'classifier', 'two_densenets'])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)

@@ -379,12 +379,12 @@ def test_closest_pairs(channels, size):
 
 def test_cautions():
   results = sample(runs=2)
-  results['data']['overlaps'] = {'train_test': 3, 'train_validation': 0}
+  results['data']['overlaps'] = {'test in train': 3, 'within train': 0}
   audit = results['pools']['cgan']['audit']
   audit['test'] |= {'exact': 1}
   audit['train'] |= {'near': 6, 'share': 6 / 27}
   text = ' '.join(report.cautions(results))
-  assert '2 paired runs' in text and '(train_test): 3' in text
+  assert '2 paired runs' in text and 'test in train: 3.' in text
   assert '1 exact copy of test' in text and 'train_validation' not in text
   assert '22.22 % of pool cgan are near copies of train' in text
   assert '0.10 % are as near' in text and 'near copies of test' not in text

@@ -33,7 +33,7 @@ def arguments(*, source: str, resize=None, crop=None, **given):
   return load, load_args, {k: v for k, v in given.items() if k in cuts}
 
 
-def _fingerprint(path: str | None) -> list:
+def fingerprint(path: str | None) -> list:
   """What would change if the files below `path` did; costs no reading."""
   root = pathlib.Path(path or '').expanduser()
   if not path or not root.exists():
@@ -50,7 +50,7 @@ _VERSION = 2
 
 def key(*, seed: int, **config) -> str:
   """Names the stage's folder: its config and its files."""
-  files = _fingerprint(config.get('path'))
+  files = fingerprint(config.get('path'))
   return artefacts.digest(
       {'version': _VERSION, 'seed': seed, 'files': files, **config})
 

@@ -310,7 +310,7 @@ def cautions(results: dict) -> list:
                f'{stats.MIN_RUNS}.')
   for key, count in flat(results['data'].get('overlaps', {})):
     if count not in ('0', 'None', '[]', '{}'):
-      out.append(f'Identical images in two splits ({key}): {count}.')
+      out.append(f'Identical images, {key}: {count}.')
   for name, pool in results.get('pools', {}).items():
     audit = pool.get('audit') or {}
     for split in ('test', 'train'):
