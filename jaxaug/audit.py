@@ -19,6 +19,7 @@ CELLS = 8             # A side; what the first proposal looks at.
 SPACING = .2, .8      # Limits of how far apart real images count to be.
 THRESHOLD = .25, .45  # Limits of what is near, as a share of the spacing.
 YARDSTICK = 2000      # More real images than this tell little more.
+CLOSEST = .01         # Share of the yardstick that is close in features.
 _BLOCK = 2**24        # Numbers in the largest temporary array.
 
 
@@ -27,7 +28,8 @@ class Side(typing.NamedTuple):
 
   images: uint8 [N, H, W, C].
   features: float [N, D] of some network, or None on both sides. They put up
-    more candidates and decide nothing.
+    more candidates, and what is close in them is counted apart: networks take
+    different images for alike, so that they decide nothing.
   """
   images: np.ndarray
   features: np.ndarray | None = None
@@ -44,6 +46,8 @@ class Report(typing.NamedTuple):
   threshold: float.
   yardstick: float64 [M], the distances of the real images.
   yardstick_found: bool [M], those that are exact or below `threshold`.
+  alike: bool [N], whether a real image is as close in features as only one of
+    100 of the yardstick's is; None without features.
   """
   exact: np.ndarray
   near: np.ndarray
@@ -52,6 +56,7 @@ class Report(typing.NamedTuple):
   threshold: float
   yardstick: np.ndarray
   yardstick_found: np.ndarray
+  alike: np.ndarray | None = None
 
 
 def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
@@ -88,8 +93,9 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   found, own = _twins(some.images, hashes)
   if leave_out:
     found = counts[own] > 1
+  left_out = own if leave_out else None
   index, distance = _nearest(pool, real)
-  near, ruler = _nearest(some, real, own if leave_out else None)
+  near, ruler = _nearest(some, real, left_out)
   # How far apart real images are, around those that were found.
   matched, place = np.unique(np.concatenate((index[:, 0], near[:, 0])),
                              return_inverse=True)
@@ -101,7 +107,27 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   return Report(
       exact, ~exact & (distance < limit), np.where(exact, 0, distance),
       first[np.where(exact, twin, index[:, 0])], limit,
-      np.where(found, 0, ruler), found | (ruler < limit))
+      np.where(found, 0, ruler), found | (ruler < limit),
+      None if real.features is None else feature_distances(pool, real)
+      < np.quantile(feature_distances(some, real, left_out), CLOSEST))
+
+
+def feature_distances(some: Side, real: Side, own=None) -> np.ndarray:
+  """Returns float64 [N], how far the nearest of `real` is in features.
+
+  own: int [N], the real image that each one is, which does not count.
+  """
+  from scipy.spatial import distance  # Takes a while to load.
+  ours, theirs = (np.asarray(side.features, np.float64)
+                  for side in (some, real))
+  size, out = max(1, _BLOCK // max(len(theirs), theirs.shape[1])), []
+  for start in range(0, len(ours), size):
+    rows = slice(start, start + size)
+    apart = distance.cdist(ours[rows], theirs)
+    if own is not None:
+      apart[np.arange(len(apart)), own[rows]] = np.inf
+    out.append(apart.min(1))
+  return np.concatenate(out)
 
 
 def threshold(distances: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from jaxaug import (
 from jaxaug.stages import audit, classify, data, evaluate, generate, pool
 
 # A change of what a stage computes belongs into its hash.
-_VERSIONS = {'generate': 1, 'pool': 3, 'classify': 3, 'audit': 1}
+_VERSIONS = {'generate': 1, 'pool': 3, 'classify': 3, 'audit': 2}
 JUDGE = 'judge'
 # Steps that an accelerator takes in one call, where the config leaves it open.
 _STEPS_PER_CALL = 10

@@ -234,6 +234,28 @@ def test_features_that_do_not_fit_are_refused():
                     audit.Side(pixels, np.zeros((3, 4))))
 
 
+def test_features_see_what_pixels_do_not():
+  """Quarter turns, by features that do not know up from right."""
+  data = fashion_mnist_small.load()
+  train, clean = data.train.images[:800], data.train.images[800:1000]
+  turned = np.rot90(train[:20], axes=(1, 2))
+  def side(pixels):
+    return audit.Side(pixels, np.sort(pixels.reshape(len(pixels), -1) / 255.))
+  pool, real = side(np.concatenate([clean, turned])), side(train)
+  found = audit.compare(pool, real)
+  assert found.alike[200:].all() and found.alike[:200].mean() < .05
+  assert (found.near | found.exact)[200:].mean() < .2
+  # The distances are scikit-learn's; an image does not count for itself.
+  neighbors = pytest.importorskip('sklearn.neighbors')
+  search = neighbors.NearestNeighbors(n_neighbors=2).fit(real.features)
+  np.testing.assert_allclose(audit.feature_distances(pool, real),
+                             search.kneighbors(pool.features)[0][:, 0],
+                             atol=1e-6)
+  np.testing.assert_allclose(
+      audit.feature_distances(real, real, np.arange(800)),
+      search.kneighbors(real.features)[0][:, 1], atol=1e-6)
+
+
 def _split(pixels):
   n = len(pixels)
   return types.Split(pixels, np.zeros(n, np.int32), np.arange(n))
@@ -269,6 +291,9 @@ def test_stage_writes_what_it_found(audited):
     assert abs(numbers['median'] - numbers['yardstick_median']) < .1
     assert numbers['yardstick_share'] < .01
     assert numbers['yardstick_n'] == 600
+    # Copies are as alike as can be, of the others about one in a hundred.
+    copies = numbers['exact'] / 200
+    assert copies <= numbers['alike'] <= copies + .05
     index, distance = pairs[f'{side}_index'], pairs[f'{side}_distance']
     assert index.shape == (10, 2) and (np.diff(distance) >= 0).all()
     np.testing.assert_array_equal(pairs[f'{side}_pool'], pool[index[:, 0]])

@@ -24,7 +24,8 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
   rng = np.random.default_rng(0)
   names = [f'{prefix}class{k}' for k in range(classes)]
   side = {'exact': 0, 'near': 0, 'share': 0., 'yardstick_share': .001,
-          'threshold': .21, 'median': .61, 'yardstick_median': .59}
+          'threshold': .21, 'median': .61, 'yardstick_median': .59,
+          'alike': .0137}
   out = {
       'study': f'{prefix}study', 'command': f'python launch.py {prefix}',
       'created': '2026-01-02T03:04:05', 'alpha': .05,
@@ -367,6 +368,7 @@ def test_closest_pairs(channels, size):
   page = check(results, pairs=pairs)
   assert page.tags.count('img') == 2 * 2 * 5
   assert 'closest to test images' in page.text and '0.30' in page.text
+  assert 'Alike, %' in page.text and '1.37' in page.text
   del pairs['cgan']['test_pool']
   text = check(results, pairs=pairs).text
   assert 'closest to train images' in text
@@ -385,7 +387,7 @@ def test_cautions():
   audit['train'] |= {'near': 6, 'share': 6 / 27}
   text = ' '.join(report.cautions(results))
   assert '2 paired runs' in text and 'test in train: 3.' in text
-  assert '1 exact copy of test' in text and 'train_validation' not in text
+  assert '1 exact copy of test' in text and 'within train' not in text
   assert '22.22 % of pool cgan are near copies of train' in text
   assert '0.10 % are as near' in text and 'near copies of test' not in text
   assert not report.cautions(sample())

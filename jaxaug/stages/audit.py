@@ -59,6 +59,8 @@ def _numbers(report: audit.Report) -> dict:
           'yardstick_share': float(report.yardstick_found.mean()),
           'yardstick_n': len(report.yardstick),
           'threshold': report.threshold,
+          'alike': None if report.alike is None else (
+              float(report.alike.mean())),
           'median': float(np.median(report.distance)),
           'yardstick_median': float(np.median(report.yardstick))}
 
@@ -76,7 +78,8 @@ def read(folder: artefacts.Folder) -> tuple[dict, dict[str, np.ndarray]]:
   audit: 'n', the pool's size, and for 'train' and 'test' each 'exact' and
     'near' (not counting exact), the 'share' of both in the pool,
     'yardstick_share' of 'yardstick_n' real images by the same rule,
-    'threshold', 'median' and 'yardstick_median' of `audit.Report.distance`.
+    'threshold', 'median' and 'yardstick_median' of `audit.Report.distance`,
+    and the share 'alike' in features, or None.
   pairs: for 'train' and 'test' each the nearest pairs, the nearest first:
     SIDE_pool and SIDE_real uint8 [P, H, W, C], SIDE_distance float64 [P],
     SIDE_index int64 [P, 2], the place in the pool and in the split.
