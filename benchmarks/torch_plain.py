@@ -76,6 +76,14 @@ class MobileNet(nn.ModuleDict):
     return self['logits'](F.dropout(x, self.dropout, self.training))
 
 
+def _add_head(net, hidden, inputs, pixels, classes):
+  """Two hidden layers before the logits; `hidden` 0: none."""
+  if hidden:
+    net['dense_0'] = nn.Linear(pixels * inputs, hidden)
+    net['dense_1'] = nn.Linear(hidden, hidden)
+  net['logits'] = nn.Linear(hidden or inputs, classes)
+
+
 class AlexNet(nn.ModuleDict):
 
   def __init__(self, spec, hyper):
@@ -88,10 +96,7 @@ class AlexNet(nn.ModuleDict):
           inputs, width, kernel, 1 if i else 4,
           padding=2 if not i and self.large else kernel // 2)
       inputs = width
-    if self.large:
-      self['dense_0'] = nn.Linear(36 * inputs, net.hidden)
-      self['dense_1'] = nn.Linear(net.hidden, net.hidden)
-    self['logits'] = nn.Linear(net.hidden or inputs, spec.num_classes)
+    _add_head(self, net.hidden, inputs, 36, spec.num_classes)
 
   def forward(self, x):
     for i in range(5):
@@ -120,10 +125,7 @@ class Vgg(nn.ModuleDict):
         if net.batch_norm:
           self[f'norm_{stage}_{i}'] = nn.BatchNorm2d(width)
         inputs = width
-    if net.hidden:
-      self['dense_0'] = nn.Linear(49 * inputs, net.hidden)
-      self['dense_1'] = nn.Linear(net.hidden, net.hidden)
-    self['logits'] = nn.Linear(net.hidden or inputs, spec.num_classes)
+    _add_head(self, net.hidden, inputs, 49, spec.num_classes)
 
   def forward(self, x):
     for stage, n in enumerate(self.stages):

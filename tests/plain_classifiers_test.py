@@ -147,6 +147,16 @@ def _mobilenet(stem, blocks, last):
                                    dropout=0.0), forward
 
 
+def _head(x, p, side):
+  """Two hidden layers of `side` x `side` means; 0: a mean and none."""
+  functional = pytest.importorskip('torch').nn.functional
+  if not side:
+    return _dense(x.mean((2, 3)), p, 'logits')
+  x = _flat(functional.adaptive_avg_pool2d(x, side))
+  x = _dense(_dense(x, p, 'dense_0').relu(), p, 'dense_1').relu()
+  return _dense(x, p, 'logits')
+
+
 def _alexnet(hidden):
   def forward(x, p):
     functional = pytest.importorskip('torch').nn.functional
@@ -155,12 +165,7 @@ def _alexnet(hidden):
       x = _conv(x, p, f'conv_{i}', stride, padding).relu()
       if i in (0, 1, 4):
         x = functional.max_pool2d(x, 3 if hidden else 2, 2)
-    if hidden:
-      x = _flat(functional.adaptive_avg_pool2d(x, 6))
-      x = _dense(_dense(x, p, 'dense_0').relu(), p, 'dense_1').relu()
-    else:
-      x = x.mean((2, 3))
-    return _dense(x, p, 'logits')
+    return _head(x, p, 6 if hidden else 0)
   return alexnet.AlexNet, dict(widths=(5, 6, 7, 6, 4), hidden=hidden,
                                dropout=0.0), forward
 
@@ -176,12 +181,7 @@ def _vgg(stages, batch_norm, hidden):
         x = x.relu()
       if min(x.shape[2:]) > 1:
         x = functional.max_pool2d(x, 2)
-    if hidden:
-      x = _flat(functional.adaptive_avg_pool2d(x, 7))
-      x = _dense(_dense(x, p, 'dense_0').relu(), p, 'dense_1').relu()
-    else:
-      x = x.mean((2, 3))
-    return _dense(x, p, 'logits')
+    return _head(x, p, 7 if hidden else 0)
   return vgg.Vgg, dict(stages=stages, widths=(4, 5, 6)[:len(stages)],
                        hidden=hidden, batch_norm=batch_norm,
                        dropout=0.0), forward
