@@ -329,7 +329,8 @@ def test_folds():
   assert row['n'] == 4 and len(row['values']) == 8
   words = ' '.join(check(results).text.split())
   for said in ('4-fold cross-validation', '4 paired folds',
-               'Nadeau and Bengio', 'Small dots are folds'):
+               'Nadeau and Bengio', 'Small dots are folds',
+               'test images in the first fold', 'train images, first fold'):
     assert said in words
   assert 'Nadeau' not in check(sample()).text
 
