@@ -5,6 +5,10 @@ python launch.py --config=configs/rare_class.py
 Embedded Fashion-MNIST: 100 images of every class, 10 of the coats. The verdict
 is about balanced accuracy; the report has the accuracy on coats beside it. All
 arms flip and shift, so that each differs from `real` in its remedy alone.
+
+2 CPU cores: about 5 minutes. Expected (n = 5): real 76.71 ± 0.60 %, oversample
+78.75 ± 0.80 %, balanced_softmax 79.43 ± 0.37 %, fill 78.94 ± 0.34 %; more in
+docs/results/rare_class.md.
 """
 from configs import common, quickstart
 
