@@ -29,7 +29,7 @@ import rich.console
 import rich.table
 
 from configs import quickstart
-from jaxaug import mesh, registry, supervised, types
+from jaxaug import mesh, registry, schema, supervised, types
 from jaxaug.generators import cgan
 
 try:
@@ -346,8 +346,11 @@ def classifier(name, spec, batch_size, given, **rule) -> Pair:
               _training(net, x, y, rule))
   check = _training(exact, x.double(), y, rule)
   for _ in range(3):
-    ours, theirs = pair.ours()['train_loss'], check()['train_loss']
-  _compare(f'{name} after 3 steps', ours, theirs, LATER)
+    ours, single, theirs = (f()['train_loss']
+                            for f in (pair.ours, pair.theirs, check))
+  # A hundred layers and four images: there PyTorch's own float32 is far off.
+  rounding = float((single - theirs).abs().detach())
+  _compare(f'{name} after 3 steps', ours, theirs, LATER + 2 * rounding)
   return pair
 
 
@@ -370,12 +373,10 @@ def cases() -> dict:
   grey = types.ImageSpec(28, 28, 1, 10)
   colour = types.ImageSpec(32, 32, 3, 10)
   config = quickstart.get_config()
-  settings = config.generators.cgan.to_dict()
-  size = settings['batch_size']
-  rule = config.classifiers.cnn.to_dict()
-  for block in (settings, rule):
-    for name in ('model', 'steps', 'batch_size'):
-      del block[name]
+  size = config.generators.cgan.batch_size
+  settings, rule = (
+      schema.arguments(block.to_dict(), schema.CLASSIFIER)
+      for block in (config.generators.cgan, config.classifiers.cnn))
   out = {('cgan, quickstart', f'{size}x28x28x1'):
              lambda: gan(grey, size, **settings),
          ('cgan, defaults', '64x28x28x1'): lambda: gan(grey, 64)}
@@ -421,16 +422,19 @@ def main():
   for i, name in enumerate(('network', 'batch', 'weights', 'compile',
                             'jaxaug', 'PyTorch', 'ratio')):
     table.add_column(name, justify='right' if i > 1 else 'left', no_wrap=True)
-  for (name, shape), make in cases().items():
-    if not name.startswith(args.only):
-      continue
-    pair = make()
-    ours, theirs = measure(pair, 1 if args.quick else 10,
-                           time.process_time if args.busy
-                           else time.perf_counter)
-    table.add_row(name, shape, f'{pair.parameters:,}', f'{pair.compile:.1f} s',
-                  f'{ours:.1f} ms', f'{theirs:.1f} ms', f'{theirs / ours:.2f}')
-  console.print(table)
+  try:
+    for (name, shape), make in cases().items():
+      if not name.startswith(args.only):
+        continue
+      pair = make()
+      ours, theirs = measure(pair, 1 if args.quick else 10,
+                             time.process_time if args.busy
+                             else time.perf_counter)
+      table.add_row(
+          name, shape, f'{pair.parameters:,}', f'{pair.compile:.1f} s',
+          f'{ours:.1f} ms', f'{theirs:.1f} ms', f'{theirs / ours:.2f}')
+  finally:  # Of a failure all that came before it.
+    console.print(table)
 
 
 if __name__ == '__main__':
