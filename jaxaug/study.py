@@ -80,6 +80,10 @@ def _classifiers(opened: units.Study) -> dict:
         alpha=config['alpha'], classes=opened.spec.num_classes,
         folds=len(opened.parts),
         minority=tuple(names.index(n) for n in config['minority']))
+    for arm in config['arms']:
+      row = out[name]['arms'][arm['name']]
+      row['generated'] = row['synthetic'] > 0 or (
+          arm.get('partner') == 'synthetic')  # Mixed into every real one.
   return out
 
 

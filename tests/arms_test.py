@@ -119,6 +119,7 @@ def test_what_each_arm_learns_from(workdir):
           'add': (total, total)}
   for arm, row in found.items():
     assert (row['real'], row['synthetic']) == want.get(arm, (total, 0)), arm
+    assert row['generated'] == (arm in ('fill', 'add', 'cutmix_synthetic'))
   # Run by run the same start and data: what differs is the arm.
   for arm in found:
     if arm != 'real':

@@ -70,7 +70,8 @@ def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
   for i, (arm, row) in enumerate(rows.items()):
     row |= {
         'description': f'{prefix}adding {i}', 'real': 60,
-        'synthetic': 30 * (i % 2), 'values': values[arm], 'seconds': 2.,
+        'synthetic': 30 * (i % 2), 'generated': bool(i % 2),
+        'values': values[arm], 'seconds': 2.,
         'steps': 100 + 10 * i * (budget != 'steps'),
         'metrics': {name: evaluate._summary(b, values[arm], folds)
                     for name, b in blocks.items()},

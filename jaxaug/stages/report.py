@@ -231,7 +231,7 @@ def answer(classifier: dict, alpha: float) -> dict:
   lines, plain = [], []
   for arm, row in classifier['arms'].items():
     if arm != classifier['baseline']:
-      (lines if row['synthetic'] else plain).append(
+      (lines if row['generated'] else plain).append(
           (row['verdict'], first_upper(row['description'] or arm),
            _clause(row, alpha, classifier)))
   counts = collections.Counter(verdict for verdict, *_ in lines)
@@ -274,8 +274,8 @@ def stronger_plain(classifier: dict) -> dict | None:
     'arm' and 'words', such as 'a lower mean top-1 error'; None if none does.
   """
   arms, cost = classifier['arms'], _cost(classifier)
-  generated = [cost(arm) for arm in arms if arms[arm]['synthetic']]
-  plain = [arm for arm in arms if not arms[arm]['synthetic']]
+  generated = [cost(arm) for arm in arms if arms[arm]['generated']]
+  plain = [arm for arm in arms if not arms[arm]['generated']]
   first = min(plain, key=cost, default=None)
   if not generated or not plain or cost(first) >= min(generated):
     return None
