@@ -378,8 +378,8 @@ def cases() -> dict:
       schema.arguments(block.to_dict(), schema.CLASSIFIER)
       for block in (config.generators.cgan, config.classifiers.cnn))
   out = {('cgan, quickstart', f'{size}x28x28x1'):
-             lambda: gan(grey, size, **settings),
-         ('cgan, defaults', '64x28x28x1'): lambda: gan(grey, 64)}
+             functools.partial(gan, grey, size, **settings),
+         ('cgan, defaults', '64x28x28x1'): functools.partial(gan, grey, 64)}
   def add(title, spec, size, given, **how):
     out[title, 'x'.join(map(str, (size, *spec[:3])))] = functools.partial(
         classifier, title.partition(',')[0], spec, size, given, **how)

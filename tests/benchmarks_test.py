@@ -1,5 +1,4 @@
 """The benchmarks load, and that of training steps has every classifier."""
-import functools
 import importlib
 import pathlib
 
@@ -22,8 +21,9 @@ def test_every_classifier_is_timed():
   pytest.importorskip('torch')
   from benchmarks import train_step
   timed = set()
-  for make in train_step.cases().values():
-    if not isinstance(make, functools.partial):
+  for (_, shape), make in train_step.cases().items():
+    assert shape.startswith(f'{make.args[1 + (len(make.args) > 2)]}x')
+    if make.func is not train_step.classifier:
       continue
     name, spec, _, given = make.args
     network = registry.find('classifiers', name).build(spec, **given)
