@@ -15,12 +15,13 @@ class ImageSpec(typing.NamedTuple):
   channels: int
   num_classes: int
 
-  def at_least(self, side: int, network: str):
+  def at_least(self, side: int, network: str, why: str = ''):
     """Raises InputError where a side has fewer pixels than `network` needs."""
     if min(self.height, self.width) < side:
       raise errors.InputError(
-          f'model: {network} needs images of at least {side}x{side} pixels; '
-          f'the data is {self.height}x{self.width}, see config.data.resize.')
+          f'model: {network} needs images of at least {side}x{side} pixels'
+          f'{why}; the data is {self.height}x{self.width}, see '
+          'config.data.resize.')
 
 
 class Split(typing.NamedTuple):

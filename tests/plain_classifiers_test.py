@@ -302,9 +302,9 @@ def test_dropout_is_drawn_in_training_only(case, size):
 @pytest.mark.parametrize('name, given, size, start', [
     ('vgg', {}, (15, 40), 'model: vgg needs images of at least 16x16 pixels'),
     ('alexnet', {}, (40, 15),
-     'model: alexnet .head .cifar.. needs images of at least 16'),
+     'model: alexnet needs images of at least 16x16 pixels for head .cifar'),
     ('alexnet', {'head': 'imagenet'}, (62, 80),
-     'model: alexnet .head .imagenet.. needs images of at least 63'),
+     'model: alexnet needs images of at least 63x63 pixels for head .imagenet'),
     ('small_cnn', {}, (7, 9), 'model: small_cnn needs images of at least 8x8'),
     ('small_cnn', {'widths': ()}, (32, 32), 'widths: '),
     ('small_cnn', {'hidden': (30, 0)}, (32, 32), 'hidden: '),

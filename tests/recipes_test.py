@@ -48,9 +48,9 @@ def test_recipe(name):
     assert tuple(round(m * epochs) for m in block['milestones']) == drops
   else:
     assert block['schedule'] == 'constant'
-  arguments = {k: v for k, v in block.items() if k not in schema.CLASSIFIER}
-  rule = classify.build(classify.network(RGB, 'config.classifiers.x',
-                                         block['model'], arguments))
+  rule = classify.build(classify.network(
+      RGB, 'config.classifiers.x', block['model'],
+      schema.arguments(block, schema.CLASSIFIER)))
   state = jax.eval_shape(rule.init, jax.random.key(0), 1)
   count = sum(x.size for x in jax.tree.leaves(state.net.params))
   assert count == weights

@@ -79,7 +79,8 @@ def build(spec: types.ImageSpec, *, head: str = 'auto', width: float = 1.0,
   errors.one_of('dtype', dtype, ('float32', 'bfloat16'))
   if head == 'auto':
     head = 'imagenet' if min(spec.height, spec.width) >= 128 else 'cifar'
-  spec.at_least(63 if head == 'imagenet' else 16, f'alexnet (head {head!r})')
+  spec.at_least(63 if head == 'imagenet' else 16, 'alexnet',
+                f' for head {head!r}')
   *widths, hidden = (max(int(width * n), 1)
                      for n in (64, 192, 384, 256, 256, 4096))
   return AlexNet(spec, tuple(widths), hidden if head == 'imagenet' else 0,
