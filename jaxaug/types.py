@@ -87,3 +87,56 @@ class GenerativeModel(typing.NamedTuple):
   sample: typing.Callable
   parameters: typing.Callable
   d_steps: int = 1
+
+
+class Extractor(typing.NamedTuple):
+  """A frozen network that turns images into features.
+
+  name: what numbers of it are named after, such as 'resnet56'.
+  apply(variables, images) -> {'features': float32 [B, D]}, and 'logits'
+    float32 [B, K] if it knows classes. Pure and jittable; images are uint8
+    [B, H, W, C] of one size, and it resizes and normalises them itself.
+  variables: pytree of host arrays.
+  digest: sha256 of the file that the weights came from, in hex; '' if none.
+  protocol: what it does to images before the network, in words.
+  channels: how many it wants; 0 for any. Grey images are repeated.
+  fid: whether a Frechet distance of its features may be called FID: the 2015
+    Inception with the weights that everybody uses.
+  """
+  name: str
+  apply: typing.Callable
+  variables: typing.Any
+  digest: str = ''
+  protocol: str = ''
+  channels: int = 3
+  fid: bool = False
+
+
+class Moments(typing.NamedTuple):
+  """Mean float64 [D] and covariance float64 [D, D] (n - 1) of features."""
+  mean: np.ndarray
+  covariance: np.ndarray
+
+
+class ImageSet(typing.NamedTuple):
+  """What metrics see of one set of images; None where none of them needs it.
+
+  count: number of images; None where only statistics are known.
+  features float32 [N, D], logits float32 [N, K], labels int32 [N],
+  images uint8 [N, H, W, C]; rows belong together.
+  """
+  count: int | None
+  moments: Moments | None = None
+  features: np.ndarray | None = None
+  logits: np.ndarray | None = None
+  labels: np.ndarray | None = None
+  images: np.ndarray | None = None
+
+
+class Measured(typing.NamedTuple):
+  """One number of a metric: `value`, or the mean over `n` parts, and their
+  standard deviation; `over` names the parts, '' for none."""
+  value: float
+  std: float | None = None
+  n: int | None = None
+  over: str = ''
