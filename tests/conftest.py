@@ -1,6 +1,7 @@
 """What every test shares: the compilation cache and where large data lies."""
 import os
 import pathlib
+import re
 import signal
 import sys
 
@@ -14,6 +15,8 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# What tests see of images stays out of the user's cache.
+os.environ.setdefault('JAXAUG_CACHE', str(ROOT / '.cache' / 'jaxaug'))
 
 
 @pytest.fixture(scope='session')
@@ -24,6 +27,31 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no data folder {folder}; set JAXAUG_DATA')
   return folder
+
+
+@pytest.fixture(scope='session')
+def torchvision():
+  """torchvision, also beside a torch that its compiled part does not fit.
+
+  pytorch-fid and torch-fidelity import it, and need its Python part only; that
+  part declares operators of the compiled one and fails where there are none.
+  """
+  torch = pytest.importorskip('torch')
+  for _ in range(20):
+    try:
+      import torchvision
+      return torchvision
+    except RuntimeError as e:
+      found = re.fullmatch(r'operator (torchvision::\w+) does not exist',
+                           str(e))
+      if not found:
+        raise
+      torch.library.define(found[1], '(Tensor x) -> Tensor')
+      for name in [n for n in sys.modules if n.startswith('torchvision')]:
+        del sys.modules[name]
+    except ImportError as e:
+      pytest.skip(f'no torchvision: {e}')
+  pytest.skip('torchvision cannot be imported')
 
 
 @pytest.fixture
