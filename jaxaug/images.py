@@ -157,6 +157,37 @@ def fit_all(images, resize=None, crop=None,
   return stacked
 
 
+def from_array(array: np.ndarray, where: str) -> np.ndarray:
+  """Returns images of someone else's array as uint8 [N, H, W, C].
+
+  Args:
+    array: whole numbers or floats [N, H, W] or [N, H, W, C] with C 1 or 3;
+      floats are in [0, 1] or [0, 255].
+    where: the array's name for the error.
+
+  Raises:
+    InputError: another shape or type, values out of range, or no image.
+  """
+  if array.ndim == 3:
+    array = array[..., None]
+  if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
+    raise errors.InputError(
+        f'{where}: shape {list(array.shape)}; expected [N, H, W] or '
+        '[N, H, W, C] with C 1 or 3, and at least one image.')
+  if array.dtype == np.uint8:
+    return array
+  if array.dtype.kind not in 'uif':
+    raise errors.InputError(
+        f'{where}: {array.dtype}; expected uint8, or floats in [0, 1].')
+  low, high = array.min(), array.max()  # Either is NaN if a pixel is.
+  if not (low >= 0 and high <= 255):
+    found = ('NaN' if np.isnan(low) else f'values from {low} to {high}')
+    raise errors.InputError(
+        f'{where}: {found}; expected uint8, or floats in [0, 1] or [0, 255].')
+  scale = 255 if array.dtype.kind == 'f' and high <= 1 else 1
+  return np.rint(array * scale).astype(np.uint8)
+
+
 def to_uint8(images) -> np.ndarray:
   """Turns floats in [-1, 1] into the nearest uint8; clips what lies outside."""
   scaled = (np.asarray(images, np.float32) + 1) * 127.5

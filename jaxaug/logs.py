@@ -191,7 +191,7 @@ def say(line: str):
 @contextlib.contextmanager
 def progress(title: str, total: int, start: int = 0, *,
              clock=time.monotonic, every: float = 10.,
-             terminal: bool | None = None):
+             terminal: bool | None = None, unit: str = 'step'):
   """Shows how far a loop is: a bar on a terminal, else a line now and then.
 
   Args:
@@ -201,6 +201,7 @@ def progress(title: str, total: int, start: int = 0, *,
     clock: seconds.
     every: seconds between lines when there is no terminal.
     terminal: whether stdout is one; None to look.
+    unit: what a step is called.
 
   Yields:
     update(step, text=''): `step` steps are done; `text` is shown after them.
@@ -218,22 +219,24 @@ def progress(title: str, total: int, start: int = 0, *,
         first = step, now  # The rate leaves out the first step: it compiles.
       last = step, text
       if step < total:
-        show(step, _status(step, total, first, now, text), now - begun, False)
+        show(step, _status(step, total, first, now, text, unit=unit),
+             now - begun, False)
 
     try:
       yield update
     finally:
       if last:
         now = clock()
-        status = _status(last[0], total, first, now, last[1], now - begun)
+        status = _status(last[0], total, first, now, last[1], now - begun,
+                         unit)
         show(last[0], status, now - begun, True)
 
 
-def _status(step, total, first, now, text, spent=None) -> str:
-  parts = [f'step {step}/{total}']
+def _status(step, total, first, now, text, spent=None, unit='step') -> str:
+  parts = [f'{unit} {step}/{total}']
   if step > first[0] and now > first[1]:
     rate = (step - first[0]) / (now - first[1])
-    parts.append(f'{rate:{".3g" if rate < 100 else ".0f"}} steps/s')
+    parts.append(f'{rate:{".3g" if rate < 100 else ".0f"}} {unit}s/s')
     if spent is None:
       parts.append(f'{_time((total - step) / rate)} left')
   if spent is not None:

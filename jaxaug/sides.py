@@ -75,7 +75,7 @@ def labels(metric: str, real: types.ImageSet, fake: types.ImageSet,
       raise errors.InputError(
           f'{metric}: labels of {side} images: '
           f'{"none" if x is None else list(x.shape)}; expected one for each of '
-          f'{n} images.')
+          f'{n} images, by a folder a class or in the file.')
   return real.labels, fake.labels
 
 

@@ -45,7 +45,7 @@ def load(*, path, train_images='x_train', train_labels='y_train',
             f'config.data.path: {file} has no array {key!r} ({split}); it '
             f'holds {", ".join(arrays) or "nothing"}.'
             f'{errors.nearest(key, arrays)}')
-  pixels = {split: _pixels(arrays[ks[0]], f'{file}: {ks[0]}')
+  pixels = {split: images.from_array(arrays[ks[0]], f'{file}: {ks[0]}')
             for split, ks in present.items()}
   splits = {}
   for split, (image_key, label_key, index_key) in present.items():
@@ -61,28 +61,6 @@ def load(*, path, train_images='x_train', train_labels='y_train',
         index.astype(np.int64))
   return types.Dataset(file.stem, _names(arrays.get(names_key), splits, file),
                        **splits)
-
-
-def _pixels(array: np.ndarray, where: str) -> np.ndarray:
-  """Checks images and returns uint8 [N, H, W, C]."""
-  if array.ndim == 3:
-    array = array[..., None]
-  if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
-    raise errors.InputError(
-        f'{where}: shape {list(array.shape)}; expected [N, H, W] or '
-        '[N, H, W, C] with C 1 or 3, and at least one image.')
-  if array.dtype == np.uint8:
-    return array
-  if array.dtype.kind not in 'uif':
-    raise errors.InputError(
-        f'{where}: {array.dtype}; expected uint8, or floats in [0, 1].')
-  low, high = array.min(), array.max()  # Either is NaN if a pixel is.
-  if not (low >= 0 and high <= 255):
-    found = ('NaN' if np.isnan(low) else f'values from {low} to {high}')
-    raise errors.InputError(
-        f'{where}: {found}; expected uint8, or floats in [0, 1] or [0, 255].')
-  scale = 255 if array.dtype.kind == 'f' and high <= 1 else 1
-  return np.rint(array * scale).astype(np.uint8)
 
 
 def _labels(array: np.ndarray, where: str) -> np.ndarray:
