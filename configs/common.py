@@ -53,6 +53,18 @@ def base() -> config_dict.ConfigDict:
   config.audit = config_dict.ConfigDict(
       {'max_leaks': 0.01, 'allow_leaks': False})
 
+  # What looks at generated images: a file of extractors/ (with its file of
+  # weights where it wants one), and which files of image_metrics/ say what.
+  # Scattering has seen no image of any set, so it favours none.
+  config.evaluation = config_dict.ConfigDict({
+      'extractor': 'scattering', 'weights': '', 'batch_size': 64,
+      'metrics': ('fid', 'kid', 'prdc', 'authenticity', 'copying', 'diversity',
+                  'intra_fd')})
+  # The checkpoint of a generator is where this metric of so many drawn images
+  # beside the validation split is lowest; every=0 takes the last.
+  config.curve = config_dict.ConfigDict(
+      {'metric': 'fid', 'every': 100, 'images': 500})
+
   # NAME -> what an arm calls by name: arguments of augment.standard.
   config.augmentations = config_dict.ConfigDict()
 
@@ -129,6 +141,7 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   config.runs = 2
   config.log_every, config.save_every = 2, 4
   config.sample_every, config.eval_every = 4, 3
+  config.curve.every, config.curve.images = 4, 100
   if config.data.source == 'tfds':  # Nothing to download, nothing to prepare.
     config.data.source, config.data.name = 'fashion_mnist_small', None
   config.data.fraction = None

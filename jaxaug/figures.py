@@ -233,9 +233,23 @@ def curve_limits(arms: dict) -> tuple | None:
   return max(0, low - room), high + room
 
 
-def generator_figures(curves: list) -> list:
-  """Returns (title, figure) of losses and of discriminator accuracies."""
-  out = []
+def _choice(points: list, name: str, chosen: int) -> list:
+  fig, ax = _axes(400, 220, 46, 12, 26, 40)
+  ax.plot([p['step'] for p in points], [p[name] for p in points], color=BLUE,
+          lw=1.6, marker='o', ms=4)
+  ax.axvline(chosen, color=ORANGE, lw=1.2)
+  ax.grid(axis='y', color=LINE, lw=.8)
+  ax.locator_params(axis='x', nbins=5)
+  ax.set_xlabel('step', color=INK, fontsize=11)
+  title = f'{name} beside the validation split; kept: step {chosen:,}'
+  return [(title, svg(fig, title))]
+
+
+def generator_figures(curves: list, choice: list = (), chosen_by: str = '',
+                      chosen: int | None = None) -> list:
+  """Returns (title, figure) of losses, of discriminator accuracies, and of
+  the number by which the step `chosen` was chosen."""
+  out = _choice(choice, chosen_by, chosen) if choice else []
   for title, kinds, scale in (
       ('Losses', {'d_loss': 'discriminator', 'g_loss': 'generator'}, 1),
       ('Discriminator accuracy, %', {

@@ -1,5 +1,5 @@
 """What a config may say: refuses at the door what needs no data to be wrong."""
-from jaxaug import augment, errors, registry
+from jaxaug import augment, errors, measure, registry
 from jaxaug.stages import data, evaluate
 
 # Keys of a block that do not go to its part: those of the loop, of a pool.
@@ -132,6 +132,26 @@ def _check_blocks(config: dict):
     errors.count(f'{where}.batch_size', block['batch_size'])
 
 
+def _check_evaluation(config: dict):
+  """Refuses what cannot look at generated images."""
+  block, curve = config['evaluation'], config['curve']
+  registry.find('extractors', block['extractor'], 'config.evaluation.extractor')
+  errors.count('config.evaluation.batch_size', block['batch_size'])
+  measure.blocks(block['metrics'], 'config.evaluation.metrics')
+  for key, least in (('every', 0), ('images', 2)):
+    errors.count(f'config.curve.{key}', curve[key], least)
+  chosen = measure.blocks([curve['metric']], 'config.curve.metric')
+  known = [name for name, other in measure.blocks(
+      registry.names('image_metrics')).items() if _can_choose(other)]
+  errors.one_of('config.curve.metric', *chosen, known)
+
+
+def _can_choose(block) -> bool:
+  """Whether a metric is one number that is better the lower it is."""
+  return [lower for _, lower in block.VALUES.values()] == [True] and not (
+      set(block.NEEDS) - set(measure.SEEN))
+
+
 def check(config: dict):
   """Raises InputError for what is wrong whatever the data is."""
   errors.count('config.runs', config['runs'])
@@ -151,6 +171,7 @@ def check(config: dict):
     registry.check(augment.standard, block, where)
     augment.standard(**block, where=where)
   evaluate.metrics(config['metric'], config['minority'])
+  _check_evaluation(config)
   for section in ('generators', 'pools', 'classifiers'):
     for name in config[section]:
       _folder_name(name, f'config.{section}')

@@ -8,12 +8,19 @@ import time
 import numpy as np
 
 from jaxaug import artefacts, mesh, schema, signals, units
-from jaxaug.stages import audit, classify, evaluate, pool, report
+from jaxaug.stages import (
+  audit,
+  classify,
+  evaluate,
+  pool,
+  quality,
+  report,
+)
 
 STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'evaluate',
           'report')
 # A change of what the evaluation computes belongs into its hash.
-_VERSION = 3
+_VERSION = 4
 
 
 def _obedience(opened: units.Study, unit: units.Unit,
@@ -36,12 +43,13 @@ def _pools(opened: units.Study) -> dict:
   out = {}
   for part in opened.parts:
     judge = _named(part, 'judge').get(units.JUDGE)
-    audits = _named(part, 'audit')
+    audits, measured = _named(part, 'audit'), _named(part, 'evaluate')
     for name, unit in _named(part, 'pool').items():
       manifest = artefacts.manifest(unit.folder.final)
       keep = ('generator', 'per_class', 'selector', 'drawn')
       out[_title(opened, part, name)] = {k: manifest[k] for k in keep} | {
           'audit': audit.read(audits[name].folder)[0],
+          'quality': quality.read(measured[name].folder),
           'obedience': _obedience(opened, unit, judge)}
   return out
 

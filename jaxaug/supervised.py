@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxaug import errors, types
+from jaxaug import errors, registry, types
 
 
 class Classifier(typing.NamedTuple):
@@ -221,3 +221,24 @@ def make(spec: types.ImageSpec, network, *, label_smoothing: float = 0.0,
   return Classifier(init, step,
                     functools.partial(network.apply, train=False),
                     _features(network))
+
+
+def of_block(spec: types.ImageSpec, where: str, model: str,
+             arguments: dict) -> Classifier:
+  """Returns the classifier of a config's block.
+
+  Args:
+    spec: what the images are.
+    where: the block's config path, for errors.
+    model: a file of classifiers/.
+    arguments: the network's and those of `make`, in one dict.
+  """
+  block = registry.find('classifiers', model, f'{where}.model')
+  known = registry.arguments(block.build)
+  rule = {k: v for k, v in arguments.items() if k not in known}
+  registry.check(make, rule, where, also=known)
+  network = registry.build(
+      'classifiers', model, {k: v for k, v in arguments.items() if k in known},
+      where, spec)
+  with registry.within(where):
+    return make(spec, network, **rule)

@@ -13,6 +13,7 @@ from jaxaug import (
   artefacts,
   cost,
   errors,
+  measure,
   mesh,
   mixing,
   registry,
@@ -20,10 +21,19 @@ from jaxaug import (
   splits,
   types,
 )
-from jaxaug.stages import audit, classify, data, evaluate, generate, pool
+from jaxaug.stages import (
+  audit,
+  classify,
+  data,
+  evaluate,
+  generate,
+  pool,
+  quality,
+)
 
 # A change of what a stage computes belongs into its hash.
-_VERSIONS = {'generate': 1, 'pool': 3, 'classify': 3, 'audit': 2}
+_VERSIONS = {'generate': 2, 'pool': 3, 'classify': 3, 'audit': 2,
+             'quality': 1}
 JUDGE = 'judge'
 # Steps that an accelerator takes in one call, where the config leaves it open.
 _STEPS_PER_CALL = 10
@@ -116,7 +126,9 @@ def _units(study: Study, part: Part, devices) -> tuple[Unit, ...]:
   audits = [_audit(study, part, name, unit, *judge)
             for name, unit in pools.items()]
   return (*generators.values(), *pools.values(), *judge, *audits,
-          *_classifiers(study, part, pools, devices))
+          *_classifiers(study, part, pools, devices),
+          *(_quality(study, part, name, unit, devices)
+            for name, unit in pools.items()))
 
 
 def _pool_sizes(config: dict, made: splits.Splits) -> dict[str, int]:
@@ -145,13 +157,56 @@ def _name(study: Study, part: Part, name: str) -> str:
   return f'{name}.fold{part.number}' if len(study.parts) > 1 else name
 
 
+def _eye(study: Study, devices) -> measure.Eye:
+  """Returns the network that looks at generated images."""
+  block = study.config['evaluation']
+  return _opened_eye(block['extractor'], block['weights'],
+                     block['batch_size'], devices)
+
+
+@functools.lru_cache(1)
+def _opened_eye(name, file, batch_size, devices) -> measure.Eye:
+  extractor = registry.build(
+      'extractors', name, {'weights': file} if file else {},
+      'config.evaluation', key='extractor')
+  return measure.eye(extractor, devices, batch_size)
+
+
+def _quality(study: Study, part: Part, name: str, source: Unit,
+             devices) -> Unit:
+  """Measures a pool beside the real splits."""
+  eye, block = _eye(study, devices), study.config['evaluation']
+  digests = part.manifest['digests']
+  key = artefacts.digest([
+      _VERSIONS['quality'], source.folder.final.name, eye.identity,
+      block['metrics'], digests['train'], digests['test']])
+  folder = artefacts.folder(study.workdir / 'quality', f'{name}-{key}')
+  def work():
+    judge, fit = study.config['judge'], None
+    if 'fit' in measure.needs(measure.blocks(block['metrics'])):
+      fit = classify.fitter(
+          judge_network(study), batch_size=judge['batch_size'],
+          steps=_base_steps(judge, len(part.splits.train.labels)),
+          seed=seed(study.config, 'fit'), devices=devices)
+    return quality.run(
+        folder, name=_name(study, part, name), eye=eye, fit=fit,
+        sets={'pool': pool.read(source.folder), 'train': part.splits.train,
+              'test': part.splits.test},
+        metrics=block['metrics'], cache=measure.cache())
+  return Unit('evaluate', name, folder, 0, work)
+
+
 def _generators(study: Study, part: Part, devices) -> dict[str, Unit]:
   config, units, train = study.config, {}, part.splits.train
+  curve = config['curve']
+  chosen_by = [curve, _eye(study, devices).identity,
+               part.manifest['digests']['validation']] if (
+                   config['generators'] and curve['every']) else None
   for name, block in config['generators'].items():
     own = seed(config, 'generator', name)
     key = artefacts.digest([
         _VERSIONS['generate'], study.spec, part.manifest['digests']['train'],
-        block, own, config['log_every']])
+        block, own, config['log_every'], chosen_by])
     folder = artefacts.folder(study.workdir / 'generate', f'{name}-{key}')
     def work(name=name, block=block, own=own, folder=folder):
       return generate.run(
@@ -160,7 +215,10 @@ def _generators(study: Study, part: Part, devices) -> dict[str, Unit]:
           model=study.models[name], steps=block['steps'],
           batch_size=block['batch_size'], seed=own, devices=devices,
           log_every=config['log_every'], save_every=config['save_every'],
-          sample_every=config['sample_every'], stride=_stride(config))
+          sample_every=config['sample_every'], stride=_stride(config),
+          curve=generate.curve(
+              _eye(study, devices), part.splits.validation,
+              study.spec.num_classes, **curve) if chosen_by else None)
     if block['batch_size'] > len(train.labels):
       raise errors.InputError(
           f'config.generators.{name}.batch_size: {block["batch_size"]}; '

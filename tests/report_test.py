@@ -40,12 +40,16 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
                           for s in ('train', 'validation', 'test')}},
       'pools': {g: {'generator': g, 'per_class': 9,
                     'audit': {'n': 9 * classes, 'train': dict(side),
-                              'test': dict(side)}} for g in generators},
+                              'test': dict(side)},
+                    'quality': quality()} for g in generators},
       'generators': {
           g: {'model': 'cgan', 'steps': 9, 'seconds': 61.,
               'parameters': {'g': 1234, 'd': 567},
               'obedience': {'mean': .8, 'per_class': [.8] * classes, 'n': 27,
                             'judge_test_error': .1, 'judge_trained_on': 60},
+              'curve': 'fd_pixels', 'chosen_step': 4,
+              'choice': [{'step': s, 'fd_pixels': (s - 4)**2 + 1.}
+                         for s in range(0, 9, 2)],
               'curves': [{'step': s, 'd_loss': 1., 'g_loss': 2.,
                           'd_accuracy_real': .5, 'd_accuracy_fake': .6}
                          for s in range(9)]} for g in generators},
@@ -54,6 +58,21 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
                       for c in range(classifiers)}}
   out['across'] = evaluate.across(out['classifiers'], .05)
   return json.loads(json.dumps(out))
+
+
+def quality():
+  """Returns what the quality stage found of one pool."""
+  def of(value, **more):
+    return {'value': value, 'std': None, 'n': None, 'over': '', 'real': 60,
+            'fake': 27} | more
+  return {
+      'extractor': 'pixels', 'weights': 'ab' * 32, 'protocol': 'as they are',
+      'notes': ['too few & singular'], 'rows': {
+          'fd_pixels': {'label': 'Fréchet distance', 'lower_is_better': True,
+                        'train': of(12.3456), 'test': of(1234.5),
+                        'real': of(.000123456)},
+          'kd_pixels': {'label': 'kernel distance', 'lower_is_better': True,
+                        'test': of(-.0125, std=.5, n=100, over='subsets')}}}
 
 
 def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
@@ -165,7 +184,8 @@ def test_order_and_numbers():
            'Test top-1 error by arm', 'More measures', 'Learning curves',
            'Test error by class', 'Confusion matrices',
            'Real and generated images', 'Generators', 'Obedience by class',
-           'Copies and leaks', 'Settings and timings', 'How to read this']
+           'Quality of the pools', 'Copies and leaks', 'Settings and timings',
+           'How to read this']
   at = -1
   for title in order:
     at = page.text.index(title, at + 1)
@@ -176,10 +196,20 @@ def test_order_and_numbers():
   assert 'lowest mean validation error' in page.text
 
 
+def test_quality_of_a_pool():
+  page = check(sample(), {'cgan': grid()})
+  section = page.text[page.text.index('Quality of the pools'):]
+  for words in ('pixels (weights abababababab): as they are', '12.35', '1,234',
+                '0.0001235', '−0.0125 ± 0.5', '100 subsets, 27 beside 60',
+                'Note: too few & singular.'):
+    assert words in section, words
+  assert 'kept: step 4' in page.text
+
+
 def test_every_figure_is_drawn():
   page = check(sample(arms=4, classifiers=2), {'cgan': grid()})
-  # Two interval figures and four curves a classifier, two of the generator.
-  assert page.tags.count('svg') == 2 * (2 + 4) + 2
+  # Two interval figures and four curves a classifier, three of the generator.
+  assert page.tags.count('svg') == 2 * (2 + 4) + 3
   assert page.tags.count('img') == 3 * 5 * 2
 
 
@@ -203,6 +233,7 @@ def test_missing_parts():
                 'smallest_effect', 'runs_needed'):
       del row[key]
   results['pools']['cgan']['audit'] = None
+  del results['pools']['cgan']['quality']
   del results['across'], results['config']['budget']
   page = check(results)
   assert 'not measured' in page.text and 'No validation error' in page.text

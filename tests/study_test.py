@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # The quickstart, made tiny: every stage in a second or two.
 TINY = ['--config=configs/quickstart.py', *(f'--config.{change}' for change in (
     'data.source=fake', 'data.per_class=20', 'runs=2', 'log_every=4',
-    'save_every=6', 'sample_every=10', 'eval_every=5',
+    'save_every=6', 'sample_every=10', 'eval_every=5', 'curve.every=6',
+    'curve.images=100', 'evaluation.extractor=pixels',
     'generators.cgan.steps=24', 'generators.cgan.batch_size=16',
     'generators.cgan.z_dim=8', 'generators.cgan.g_widths=(8,8,8)',
     'generators.cgan.d_widths=(8,8,8)', 'pools.cgan.per_class=16',
@@ -154,11 +155,13 @@ def test_the_workdir_of_a_finished_study(undisturbed):
 def test_logs_can_be_read_with_the_stock_reader(undisturbed):
   from tensorboard.backend.event_processing import event_accumulator
   generator, = (undisturbed[0] / 'generate').iterdir()
-  records = logs.read(generator)
+  looks = [r['step'] for r in logs.read(generator) if 'fd_pixels' in r]
+  assert looks == [6, 12, 18, 24]
+  records = [r for r in logs.read(generator) if 'fd_pixels' not in r]
   assert [r['step'] for r in records] == [4, 8, 12, 16, 20, 24]
   found = event_accumulator.EventAccumulator(str(generator / 'tensorboard'))
   found.Reload()
-  assert {'d_loss', 'g_loss'} <= set(found.Tags()['scalars'])
+  assert {'d_loss', 'g_loss', 'fd_pixels'} <= set(found.Tags()['scalars'])
   assert [e.value for e in found.Scalars('d_loss')] == pytest.approx(
       [r['d_loss'] for r in records])
   assert [e.step for e in found.Images('samples/cgan')] == [10, 20, 24]

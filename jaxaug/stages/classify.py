@@ -6,6 +6,7 @@ one program, by `vmap`.
 import functools
 import json
 import math
+import tempfile
 import typing
 
 import jax
@@ -94,17 +95,8 @@ def network(spec: types.ImageSpec, where: str, model: str,
 
 def build(net: Network) -> supervised.Classifier:
   """Returns the classifier; its arguments are the network's and the rule's."""
-  spec, where, model, arguments = net
-  arguments = json.loads(arguments)
-  network_args = registry.arguments(
-      registry.find('classifiers', model, f'{where}.model').build)
-  rule = {k: v for k, v in arguments.items() if k not in network_args}
-  registry.check(supervised.make, rule, where, also=network_args)
-  module = registry.build(
-      'classifiers', model,
-      {k: v for k, v in arguments.items() if k in network_args}, where, spec)
-  with registry.within(where):
-    return supervised.make(spec, module, **rule)
+  return supervised.of_block(net.spec, net.where, net.model,
+                             json.loads(net.arguments))
 
 
 class _Programs(typing.NamedTuple):
@@ -309,6 +301,7 @@ def run(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
                          memory))
     _finish(job, folder, None if alone else i, *mine, test, {
         'model': net.model, 'parameters': count, 'steps': steps,
+        'spec': list(net.spec), 'arguments': json.loads(net.arguments),
         'seconds': seconds / len(jobs)})
   artefacts.remove(_together(jobs).partial)
 
@@ -360,6 +353,46 @@ def features(folder: artefacts.Folder, net: Network, images) -> np.ndarray:
   see = _programs(net, 0, 1).features
   out = np.asarray(see(_trained(folder, net), batches))
   return out.reshape(-1, out.shape[-1])[:len(images)]
+
+
+def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
+  """Returns fit(images, labels, run) -> predict(images) -> int [N].
+
+  What metrics train that ask how much a set of images teaches: plain training
+  of `net` for `steps`, nothing of which stays on the disk.
+
+  Args:
+    net: the classifier.
+    steps, batch_size: of a training; smaller sets make smaller batches.
+    seed: with `run`, of weights and batches.
+    devices: mesh.
+  """
+  classes = net.spec.num_classes
+  plain = treatment({}, np.ones(classes), np.zeros(classes))
+
+  def fit(images, labels, run_number):
+    split = types.Split(images, np.asarray(labels, np.int32),
+                        np.arange(len(labels)))
+    with registry.within(net.where):
+      plan = mixing.plan(
+          mixing.everything(len(labels)), pool_start=0,
+          batch_size=min(batch_size, len(labels)), seed=(seed, run_number))
+    with tempfile.TemporaryDirectory(prefix='jaxaug-') as scratch:
+      folder = artefacts.folder(scratch, 'run')
+      run((Job(folder, run_number, plan, {'arm': 'fit'}),),
+          title=f'classifier {run_number} of {len(labels):,} images', net=net,
+          treatment=plain, bank=Bank(*mesh.replicate(devices, split[:2])),
+          validation=types.Split(*(x[:0] for x in split)),
+          test=types.Split(*(x[:1] for x in split)), steps=steps, seed=seed,
+          devices=devices, eval_every=steps, log_every=steps, save_every=steps)
+      trained = _trained(folder, net)
+
+    def predict(images):
+      batches = _batched(images, np.zeros(len(images), np.int32))
+      logits, _, _ = _programs(net, 0, 1).evaluate(trained, *batches)
+      return np.asarray(logits)[:len(images)].argmax(-1)
+    return predict
+  return fit
 
 
 def step_flops(net: Network, batch_size: int) -> int:

@@ -192,10 +192,13 @@ def generator(folder: artefacts.Folder, model: str) -> dict:
   """Returns a generator's entry of results.json, but for its obedience."""
   manifest = artefacts.manifest(folder.final)
   names = ('d_loss', 'g_loss', 'd_accuracy_real', 'd_accuracy_fake')
+  records = logs.read(folder.final)
   return {'model': model, 'steps': manifest['steps'],
           'parameters': manifest['parameters'],
-          'seconds': manifest['seconds'],
-          'curves': _curve(logs.read(folder.final), names)}
+          'seconds': manifest['seconds'], 'curve': manifest['curve'],
+          'chosen_step': manifest['chosen_step'],
+          'curves': _curve(records, names),
+          'choice': _curve(records, (manifest['curve'],))}
 
 
 def overlap(data_digest: str, manifest: dict, name: str):

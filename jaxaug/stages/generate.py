@@ -1,4 +1,6 @@
 """Stage 3: a generative model learns from the real training split only."""
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jaxaug import (
   images,
   logs,
   loop,
+  measure,
   mesh,
   mixing,
   registry,
@@ -16,11 +19,72 @@ from jaxaug import (
 )
 
 GRID_COLUMNS = 10
+# Images drawn at a time for the curve.
+_DRAWN = 100
+
+
+class Curve(typing.NamedTuple):
+  """What tells the best checkpoint of a training, on the validation split.
+
+  name: of the number, such as 'kd_scattering'; lower is better.
+  every: steps between two looks.
+  labels: int32 [N], the classes asked for each time.
+  score(uint8 [N, H, W, C]) -> float.
+  """
+  name: str
+  every: int
+  labels: np.ndarray
+  score: typing.Callable
 
 
 def build(spec: types.ImageSpec, where: str, model: str, arguments: dict):
   """Returns the model, its arguments checked against its signature."""
   return registry.build('generators', model, arguments, where, spec)
+
+
+def curve(eye: measure.Eye, validation: types.Split, classes: int, *,
+          metric: str, every: int, images: int) -> Curve | None:
+  """Returns the curve; None for `every` 0, or without validation images.
+
+  Args:
+    eye: the network that looks.
+    validation: what generated images are held against.
+    classes: how many there are, all asked for equally often.
+    metric: a file of image_metrics/ that needs only what a network sees.
+    every, images: steps between looks, and images that each draws.
+  """
+  if not every or len(validation.labels) < 2:
+    return None
+  block = measure.blocks([metric])
+  real = measure.of_array(eye, np.asarray(validation.images),
+                          measure.needs(block))
+  def score(drawn):
+    fake = measure.of_array(eye, drawn, measure.needs(block))
+    return measure.rows(block, real, fake, eye.extractor)[0].measured.value
+  count = -(-images // _DRAWN) * _DRAWN  # Whole batches, classes mixed in each.
+  labels = np.random.Generator(np.random.Philox(0)).permuted(
+      np.resize(np.arange(classes, dtype=np.int32), count))
+  value = next(iter(block[metric].VALUES))
+  return Curve(measure.named(value, block[metric], eye.extractor), every,
+               labels, score)
+
+
+def _choice(curve: Curve, model, key):
+  """Returns the hook that keeps the variables of the curve's lowest point."""
+  sample = jax.jit(model.sample)
+  parts = curve.labels.reshape(-1, _DRAWN)
+
+  def look(step, state, memory, writer):
+    variables = model.variables(state)
+    value = curve.score(np.concatenate([
+        images.to_uint8(sample(variables, jax.random.fold_in(key, i), labels))
+        for i, labels in enumerate(parts)]))
+    writer.scalars(step, {curve.name: value})
+    if value < memory['score']:  # A copy: the next step takes the state.
+      memory = {'score': jnp.float32(value), 'step': jnp.int32(step),
+                'variables': jax.tree.map(jnp.copy, variables)}
+    return memory
+  return loop.Hook(curve.every, look)
 
 
 def _sampler(model, spec, key):
@@ -35,10 +99,12 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
         train: types.Split, train_digest: str,
         model: types.GenerativeModel, steps: int,
         batch_size: int, seed: int, devices, log_every: int, save_every: int,
-        sample_every: int, stride: int = 1) -> dict:
+        sample_every: int, stride: int = 1,
+        curve: Curve | None = None) -> dict:
   """Trains `model` and writes its averaged weights; returns the manifest.
 
-  One call takes up to `stride` steps.
+  The weights are those of the curve's lowest point, or without a curve the
+  last. One call takes up to `stride` steps.
   """
   artefacts.begin(folder.partial, resume=True)
   key = jax.random.key(seed)
@@ -49,7 +115,8 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   plan = mixing.plan(mixing.everything(len(train.labels)), pool_start=0,
                      batch_size=batch_size, seed=(seed,))
 
-  stride = loop.stride(stride, log_every, save_every, sample_every)
+  stride = loop.stride(stride, log_every, save_every, sample_every,
+                       *(curve.every for curve in [curve] if curve))
   def update(state, count, bank, index, key):
     def one(state, index):
       batch = {'image': bank[0][index], 'label': bank[1][index]}
@@ -82,16 +149,23 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   total = sum(parameters.values())
   logs.say(f'generate {name}: {total:,} parameters, {steps} steps of '
            f'{model.d_steps} x {batch_size} images')
-  state, _, seconds = loop.run(
+  hooks, memory = [loop.Hook(sample_every, show)], {}
+  if curve:
+    hooks.append(_choice(curve, model, jax.random.fold_in(key_grid, 1)))
+    memory = {'score': jnp.float32(jnp.inf), 'step': jnp.int32(0),
+              'variables': jax.tree.map(jnp.copy, model.variables(state))}
+  state, memory, seconds = loop.run(
       lambda state, batch: compiled(state, batch[0], bank, batch[1], key_step),
-      batches, state, {}, steps=steps, folder=folder.partial,
+      batches, state, memory, steps=steps, folder=folder.partial,
       title=f'generate {name}', log_every=log_every, save_every=save_every,
-      hooks=(loop.Hook(sample_every, show),), stride=stride)
-  checkpoint.write_tree(folder.partial / 'variables.npz',
-                      jax.device_get(model.variables(state)))
+      hooks=tuple(hooks), stride=stride)
+  checkpoint.write_tree(
+      folder.partial / 'variables.npz',
+      jax.device_get(memory.get('variables') or model.variables(state)))
   manifest = {'parameters': parameters, 'steps': steps,
               'train_digest': train_digest,
-              'seconds': seconds}
+              'chosen_step': int(memory.get('step', steps)),
+              'curve': curve and curve.name, 'seconds': seconds}
   artefacts.finish(folder.partial, folder.final, manifest)
   # Last: a kill amid this must not leave half a checkpoint to resume from.
   artefacts.remove(folder.final / 'checkpoints')

@@ -52,7 +52,7 @@ def page(results: dict, grids: dict, pairs: dict | None = None) -> str:
   environment.filters |= {
       'percent': percent, 'number': number, 'change': change, 'p': p_value,
       'time': duration, 'flat': flat, 'tint': tint, 'distance': distance,
-      'first_upper': first_upper}
+      'first_upper': first_upper, 'short': short}
   alpha, classifiers = results['alpha'], results['classifiers']
   def each(function, *args):
     return {name: function(c, *args) for name, c in classifiers.items()}
@@ -69,8 +69,13 @@ def page(results: dict, grids: dict, pairs: dict | None = None) -> str:
         steps=steps, cautions=cautions(results), strips=figures.strips(grids),
         closest=figures.closest(pairs or {}), class_cells=CLASS_CELLS,
         generator_figures={
-            name: figures.generator_figures(g['curves'])
+            name: figures.generator_figures(
+                g['curves'], g.get('choice', ()), g.get('curve') or '',
+                g.get('chosen_step'))
             for name, g in results.get('generators', {}).items()},
+        qualities={name: pool['quality']
+                   for name, pool in results.get('pools', {}).items()
+                   if pool.get('quality')},
         matrix_classes=MATRIX_CLASSES, min_runs=stats.MIN_RUNS,
         heatmap=figures.heatmap)
 
@@ -139,6 +144,12 @@ def change(value, of: dict) -> str:
 def distance(value) -> str:
   """Returns a distance between images, or a dash for None."""
   return '–' if value is None else f'{value:.2f}'
+
+
+def short(value) -> str:
+  """Returns a number of any size in four digits."""
+  return f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.4g}'.replace(
+      '-', '−')
 
 
 def better(of: dict) -> str:
