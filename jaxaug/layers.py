@@ -34,6 +34,34 @@ def steps(batch: int, one: int, limit: int | None = None) -> int:
               if batch % s == 0 and (s == batch or batch // s * one <= limit))
 
 
+def each(function, x, size: int):
+  """Returns function(x), on a CPU of at most `size` images at a time.
+
+  What stays in the cache is faster; for networks that only look.
+
+  Args:
+    function: [b, ...] -> a pytree of [b, ...], every image by itself.
+    x: [B, ...].
+    size: images of a part; the largest divisor of B up to it is taken.
+  """
+  count = steps(len(x), 1, size)
+  if count == 1 or jax.default_backend() != 'cpu':
+    return function(x)
+  parts = x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+  return jax.tree.map(
+      lambda y: y.swapaxes(0, 1).reshape(len(x), *y.shape[2:]),
+      lax.map(function, parts))
+
+
+def by_imagenet(x):
+  """Normalises RGB in [0, 1] by ImageNet's mean and standard deviation.
+
+  What PyTorch's pretrained networks expect; grey becomes three channels.
+  """
+  return (x - jnp.array((0.485, 0.456, 0.406))) / jnp.array(
+      (0.229, 0.224, 0.225))
+
+
 class _Window(typing.NamedTuple):
   """How a kernel moves; all by (height, width)."""
   stride: tuple[int, int]

@@ -20,8 +20,6 @@ import numpy as np
 from jaxaug import artefacts, errors, layers, types
 
 _INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-# Of ImageNet, by which the images of pretrained networks are normalised.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _REDUCTION = {'none': 1, 'se': 16, 'dia': 4}  # The papers'.
 
 
@@ -87,7 +85,7 @@ class Residual(nn.Module):
     norm = functools.partial(nn.BatchNorm, use_running_average=not train,
                              momentum=0.9, dtype=jnp.float32)
     if self.weights:  # Grey becomes three equal channels.
-      x = (x / 2 + 0.5 - jnp.array(_MEAN)) / jnp.array(_STD)
+      x = layers.by_imagenet(x / 2 + 0.5)
     x = self._conv(self.stem, 3, 'stem', self.stem_stride)(x)
     x = x.astype(jnp.float32)
     if not self.preactivation:

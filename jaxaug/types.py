@@ -59,6 +59,7 @@ class GanState(typing.NamedTuple):
   g: Net
   d: Net
   ema: typing.Any        # {'params', 'batch_stats'} of the averaged generator.
+  control: dict = {}     # What ADA and LeCam remember; {} for neither.
 
 
 class ClassifierState(typing.NamedTuple):
@@ -80,6 +81,9 @@ class GenerativeModel(typing.NamedTuple):
     [-1, 1]; `given` carries real images for models that start from one.
   parameters(state) -> {network: number of its trainable parameters}.
   d_steps: how many batches one `step` eats.
+  decode(variables, z [B, z_dim], labels) -> what `sample` gives for this noise;
+    None for models without a latent space.
+  z_dim: size of the noise.
   """
   init: typing.Callable
   step: typing.Callable
@@ -87,6 +91,8 @@ class GenerativeModel(typing.NamedTuple):
   sample: typing.Callable
   parameters: typing.Callable
   d_steps: int = 1
+  decode: typing.Callable | None = None
+  z_dim: int = 0
 
 
 class Extractor(typing.NamedTuple):

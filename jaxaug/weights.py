@@ -25,6 +25,10 @@ _DTYPES = {'Double': np.float64, 'Float': np.float32, 'Half': np.float16,
            'Bool': np.bool_}
 
 
+# What a user can do without any file.
+STANDINS = 'without it: scattering and pixels need no file'
+
+
 class Published(typing.NamedTuple):
   """A file that everybody uses: its name, digest, address and size.
 
@@ -321,3 +325,22 @@ def _view(tensor, values):
   return np.lib.stride_tricks.as_strided(
       values[start:], shape, [step * values.itemsize for step in steps],
       writeable=False)
+
+
+def take(arrays: dict, name: str, shape: tuple, file, network: str):
+  """Returns an array of a file that `read` has read.
+
+  Args:
+    arrays: of the file.
+    name, shape: what is asked for.
+    file, network: what the file is and should be, for the error.
+
+  Raises:
+    InputError: it is not there, or of another shape.
+  """
+  found = arrays.get(name)
+  if found is None or found.shape != tuple(shape):
+    is_ = 'missing' if found is None else f'of shape {list(found.shape)}'
+    raise errors.InputError(f'weights: {file}: array {name!r} is {is_}; '
+                            f'expected {list(shape)}, of {network}.')
+  return found

@@ -68,6 +68,64 @@ def test_the_best_smoothed_score_is_the_logit_of_the_target():
   np.testing.assert_allclose(grad, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize('smoothing', [1.0, 0.9])
+def test_least_squares_is_torch_mse(smoothing):
+  torch = pytest.importorskip('torch')
+  mse = torch.nn.functional.mse_loss
+  real, fake = (torch.tensor(x, dtype=torch.float64, requires_grad=True)
+                for x in (REAL, FAKE))
+  want = (mse(real, torch.full_like(real, smoothing))
+          + mse(fake, torch.zeros_like(fake))) / 2
+  want.backward()
+  loss = losses.find('least_squares', smoothing)
+  got, grads = jax.value_and_grad(loss.discriminator, (0, 1))(
+      jnp.asarray(REAL), jnp.asarray(FAKE))
+  np.testing.assert_allclose(got, want.item(), rtol=1e-6)
+  for g, x in zip(grads, (real, fake), strict=True):
+    np.testing.assert_allclose(g, x.grad, rtol=1e-5, atol=1e-8)
+  # One-sided: G is not told to stop below 1.
+  np.testing.assert_allclose(
+      loss.generator(FAKE), np.square(FAKE.astype(np.float64) - 1).mean() / 2,
+      rtol=1e-6)
+
+
+def test_wasserstein_is_a_difference_of_means():
+  loss = losses.find('wasserstein')
+  real, fake = REAL.astype(np.float64), FAKE.astype(np.float64)
+  np.testing.assert_allclose(loss.discriminator(REAL, FAKE),
+                             fake.mean() - real.mean(), rtol=1e-6)
+  np.testing.assert_allclose(loss.generator(FAKE), -fake.mean(), rtol=1e-6)
+  # A shift of all scores changes nothing.
+  np.testing.assert_allclose(loss.discriminator(REAL + 5, FAKE + 5),
+                             fake.mean() - real.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', losses.LOSSES)
+def test_parts_and_weights(name):
+  loss = losses.find(name)
+  on_real, on_fake = loss.parts(REAL, FAKE)
+  assert float(on_real + on_fake) == float(loss.discriminator(REAL, FAKE))
+  np.testing.assert_array_equal(on_real, loss.parts(REAL, -FAKE)[0])
+  np.testing.assert_array_equal(on_fake, loss.parts(-REAL, FAKE)[1])
+  weights = np.arange(33) % 3 == 1
+  np.testing.assert_allclose(
+      loss.generator(FAKE, weights.astype(np.float32)),
+      loss.generator(FAKE[weights]), rtol=1e-6)
+  np.testing.assert_allclose(loss.generator(FAKE, np.ones(33, np.float32)),
+                             loss.generator(FAKE), rtol=1e-6)
+
+
+@pytest.mark.parametrize('name, smoothing', [
+    ('hinge', 1.0), ('non_saturating', 1.0), ('least_squares', 1.0),
+    ('least_squares', 0.8)])
+def test_the_threshold_is_the_score_of_what_may_be_either(name, smoothing):
+  loss = losses.find(name, smoothing)
+  grad = jax.grad(lambda x: loss.discriminator(x, x))
+  at = jnp.float32([loss.threshold])
+  np.testing.assert_allclose(grad(at), 0, atol=1e-7)
+  assert grad(at - 2) < 0 < grad(at + 2)
+
+
 @pytest.mark.parametrize('name', losses.LOSSES)
 def test_huge_scores_stay_finite(name):
   loss = losses.find(name)
@@ -83,16 +141,22 @@ def test_accuracies_count_each_side_and_a_tie_is_no_answer():
   assert got.keys() == {'d_accuracy_real', 'd_accuracy_fake'}
   np.testing.assert_allclose(got['d_accuracy_real'], 2 / 4)
   np.testing.assert_allclose(got['d_accuracy_fake'], 1 / 3)
+  half = losses.accuracies(jnp.float32([1, 0.4, 0.5]), jnp.float32([0.4, 0.6]),
+                           losses.find('least_squares').threshold)
+  np.testing.assert_allclose(half['d_accuracy_real'], 1 / 3)
+  np.testing.assert_allclose(half['d_accuracy_fake'], 1 / 2)
 
 
 @pytest.mark.parametrize('name, smoothing, line', [
-    ('hing', 1.0, r"^loss: 'hing'; expected one of hinge, non_saturating\. "
-                  r"Did you mean 'hinge'\?$"),
+    ('hing', 1.0, r"^loss: 'hing'; expected one of hinge, non_saturating, "
+                  r"least_squares, wasserstein\. Did you mean 'hinge'\?$"),
     ('non_saturating', 0.5, r'^label_smoothing: 0\.5 .*more than 0\.5'),
     ('non_saturating', 0.0, '^label_smoothing: 0'),
     ('non_saturating', 1.1, r'^label_smoothing: 1\.1'),
     ('non_saturating', float('nan'), '^label_smoothing: nan'),
     ('hinge', 0.9, r"^label_smoothing: loss 'hinge' has no target"),
+    ('wasserstein', 0.9, "^label_smoothing: loss 'wasserstein' has no target .*"
+                         r'non_saturating or least_squares\.$'),
 ])
 def test_refusals(name, smoothing, line):
   with pytest.raises(errors.InputError, match=line) as e:

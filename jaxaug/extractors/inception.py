@@ -4,15 +4,17 @@ Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer
 Vision"; Heusel et al. 2017 took its last pool for the FID. Other than in
 torchvision, means of 3x3 pixels leave out the padding, the last block takes
 maxima instead, and there is no auxiliary head. Batch norm is folded into the
-convolutions, and 1x1 convolutions of one input are one product.
+convolutions, 1x1 convolutions of one input are one product, and on a CPU those
+of stride 1 take Winograd's fewer products (`python -m benchmarks.evaluate`).
 """
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import errors, layers, resampling, types
+from jaxaug import errors, layers, resampling, types, winograd
 from jaxaug import weights as files
 
 _PUBLISHED = files.Published(
@@ -21,6 +23,12 @@ _PUBLISHED = files.Published(
     'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
     'pt_inception-2015-12-05-6726825d.pth', 95_628_359)
 _EPSILON = 1e-3
+# Side by side results of a kernel, by its size; on a CPU.
+_TILES = {(3, 3): (4, 4), (5, 5): (4, 4), (1, 7): (1, 3), (7, 1): (3, 1),
+          (1, 3): (1, 4), (3, 1): (4, 1)}
+# Images that pass a part of the network at a time on a CPU: what stays in the
+# cache is faster, and maps become smaller from part to part.
+_AT_A_TIME = {'64': 1, '192': 4, '6a': 4, '2048': 8}
 # rule of resampling -> (what is taken off, what it is divided by, whose it is)
 _RULES = {'tf1': (128, 128, 'as TensorFlow 1 and torch-fidelity'),
           'pytorch': (127.5, 127.5, 'as pytorch-fid'),
@@ -95,12 +103,8 @@ def _read(file) -> dict:
   """
   arrays = files.read(file)
   def take(name, shape):
-    found = arrays.get(name)
-    if found is None or found.shape != shape:
-      is_ = 'missing' if found is None else f'of shape {list(found.shape)}'
-      raise errors.InputError(f'weights: {file}: array {name!r} is {is_}; '
-                              f'expected {list(shape)}, of the FID Inception.')
-    return np.float64(found)
+    return np.float64(files.take(arrays, name, shape, file,
+                                 "FID's Inception"))
 
   params = {}
   for name, (h, w, inputs, out) in _shapes().items():
@@ -116,17 +120,55 @@ def _read(file) -> dict:
   return params
 
 
+def _fast(params: dict) -> dict:
+  """Transforms, on a CPU, the kernels of stride 1 that have a tile."""
+  strided = {'Conv2d_1a_3x3'} | {
+      f'{block}.{branch[-1][0]}' for block in ('Mixed_6a', 'Mixed_7a')
+      for branch in _BLOCKS[block][1]}
+  def one(name, kernel):
+    tile = _TILES.get(kernel.shape[:2])
+    if not tile or name in strided:
+      return kernel
+    if kernel.shape[2] > 400:  # A larger one does not stay in the cache.
+      tile = 2, 2
+    return winograd.transform(kernel, tile)
+  if jax.default_backend() != 'cpu':
+    return params
+  return {name: (one(name, kernel), bias)
+          for name, (kernel, bias) in params.items()}
+
+
 def _conv(params, x, stride=1, pad=(0, 0)):
   kernel, bias = params
-  y = layers.conv_general_dilated(
-      x, kernel, (stride, stride), tuple((p, p) for p in pad),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  pads = tuple((p, p) for p in pad)
+  if isinstance(kernel, winograd.Kernel):
+    y = winograd.conv(x, kernel, pads)
+  elif stride == 2 and jax.default_backend() == 'cpu':
+    y = _strided(kernel, x)
+  else:
+    y = layers.conv_general_dilated(
+        x, kernel, (stride, stride), pads,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   return jnp.maximum(y + bias, 0)
+
+
+def _strided(kernel, x):
+  """A convolution of stride 2 without padding, as one product of columns."""
+  h, w, _, out = kernel.shape
+  rows, columns = ((n - k) // 2 + 1 for n, k in zip(x.shape[1:3], (h, w),
+                                                    strict=True))
+  x = jnp.concatenate([x[:, i:i + 2 * rows - 1:2, j:j + 2 * columns - 1:2]
+                       for i in range(h) for j in range(w)], 3)
+  # Else XLA makes the columns anew for every part of the product.
+  return lax.optimization_barrier(x) @ kernel.reshape(-1, out)
 
 
 def _same(params, x):
   """A convolution whose output is as large as its input."""
-  return _conv(params, x, pad=[n // 2 for n in params[0].shape[:2]])
+  kernel = params[0]
+  size = kernel.size if isinstance(kernel, winograd.Kernel) else (
+      kernel.shape[:2])
+  return _conv(params, x, pad=[n // 2 for n in size])
 
 
 def _chain(params, block, names, x):
@@ -212,13 +254,48 @@ def _halving(params, block, x):
   return jnp.concatenate([*out, _max_pool(x)], 3)
 
 
-def blocks(params, images, resize: str = 'tf1') -> dict:
+def _stem(params, resize, images):
+  less, by, _ = _RULES[resize]
+  x = (resampling.resize(images, (299, 299), resize) - less) / by
+  x = _conv(params['Conv2d_1a_3x3'], x, 2)
+  x = _conv(params['Conv2d_2a_3x3'], x)
+  return _max_pool(_same(params['Conv2d_2b_3x3'], x))
+
+
+def _second(params, x):
+  x = _conv(params['Conv2d_3b_1x1'], x)
+  return _max_pool(_conv(params['Conv2d_4a_3x3'], x))
+
+
+def _through(params, names, x):
+  for block in names:
+    x = (_halving if block in ('Mixed_6a', 'Mixed_7a') else _block)(
+        params, block, x)
+  return x
+
+
+def _network(params, resize, maps, images):
+  """What `blocks` returns, but for the logits."""
+  def part(name, function, x):
+    return layers.each(functools.partial(function, params), x,
+                       _AT_A_TIME[name])
+  *names, _, _, _ = _BLOCKS
+  out = {'64': part('64', lambda p, x: _stem(p, resize, x), images)}
+  out['192'] = part('192', _second, out['64'])
+  x = part('6a', lambda p, x: _through(p, names[:4], x), out['192'])
+  out['768'] = _through(params, names[4:], x)
+  last = _through(params, ('Mixed_7a', 'Mixed_7b', 'Mixed_7c'), out['768'])
+  return (out if maps else {}) | {'2048': last.mean((1, 2))}
+
+
+def blocks(params, images, resize: str = 'tf1', maps: bool = True) -> dict:
   """Returns what pytorch-fid calls blocks, and the logits.
 
   Args:
     params: an extractor's variables.
     images: uint8 or float32 [B, H, W, 3], 0 to 255.
     resize: see `build`.
+    maps: whether to return the first three.
 
   Returns:
     '64' [B, 73, 73, 64], '192' [B, 35, 35, 192], '768' [B, 17, 17, 768], all
@@ -226,22 +303,11 @@ def blocks(params, images, resize: str = 'tf1') -> dict:
     'logits_unbiased', without the last layer's bias, as the Inception score
     takes them.
   """
-  less, by, _ = _RULES[resize]
-  x = (resampling.resize(images, (299, 299), resize) - less) / by
-  out = {}
-  x = _conv(params['Conv2d_1a_3x3'], x, 2)
-  x = _conv(params['Conv2d_2a_3x3'], x)
-  x = out['64'] = _max_pool(_same(params['Conv2d_2b_3x3'], x))
-  x = _conv(params['Conv2d_3b_1x1'], x)
-  x = out['192'] = _max_pool(_conv(params['Conv2d_4a_3x3'], x))
-  for block in _BLOCKS:
-    x = (_halving if block in ('Mixed_6a', 'Mixed_7a') else _block)(
-        params, block, x)
-    if block == 'Mixed_6e':
-      out['768'] = x
-  x = out['2048'] = x.mean((1, 2))
+  fast = _fast(params)
+  out = layers.each(functools.partial(_network, fast, resize, maps), images,
+                    _AT_A_TIME['2048'])
   kernel, bias = params['fc']
-  unbiased = jnp.matmul(x, kernel)
+  unbiased = jnp.matmul(out['2048'], kernel)
   return out | {'logits_unbiased': unbiased, 'logits': unbiased + bias}
 
 
@@ -270,13 +336,13 @@ def build(*, weights: str = '', resize: str = 'tf1',
   errors.one_of('resize', resize, _RULES)
   errors.one_of('download', download, (True, False))
   file = files.find(_PUBLISHED, weights, download=download,
-                    standins='scattering and pixels need no file')
+                    standins=files.STANDINS)
   digest = files.digest(file)
   name = 'inception' + f'_{resize}' * (resize != 'tf1')
   less, by, whose = _RULES[resize]
 
   def apply(variables, images):
-    found = blocks(variables, images, resize)
+    found = blocks(variables, images, resize, maps=False)
     return {'features': found['2048'], 'logits': found['logits_unbiased']}
 
   return types.Extractor(

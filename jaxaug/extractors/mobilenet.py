@@ -3,10 +3,10 @@
 The weights are torchvision's, or TensorFlow's in 8 bits; each network sees
 images as it did in its training. Batch norm is folded into the convolutions.
 """
-import jax
+import functools
+
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxaug import errors, layers, resampling, types
 from jaxaug import weights as files
@@ -19,7 +19,6 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
            (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STRIDES = tuple(stride if i == 0 else 1 for _, _, n, stride in _STAGES
                  for i in range(n))
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's.
 
 
 def _shapes(classes) -> dict:
@@ -51,12 +50,7 @@ def _taker(file):
   """Returns f(name, shape) -> an array of the file, and the names it has."""
   arrays = files.read(file)
   def take(name, shape):
-    found = arrays.get(name)
-    if found is None or found.shape != shape:
-      is_ = 'missing' if found is None else f'of shape {list(found.shape)}'
-      raise errors.InputError(f'weights: {file}: array {name!r} is {is_}; '
-                              f'expected {list(shape)}, of MobileNetV2 1.0.')
-    return np.float32(found)
+    return np.float32(files.take(arrays, name, shape, file, 'MobileNetV2 1.0'))
   return take, arrays.keys()
 
 
@@ -128,7 +122,7 @@ def build(*, weights: str = '', side: int = 160,
   errors.count('side', side, least=32)
   errors.one_of('download', download, (True, False))
   file = files.find(_PUBLISHED, weights, download=download,
-                    standins='scattering and pixels need no file')
+                    standins=files.STANDINS)
   take, names = _taker(file)
   torch = 'features.0.0.weight' in names
   params = (_of_torch if torch else _of_tensorflow)(take)
@@ -136,21 +130,13 @@ def build(*, weights: str = '', side: int = 160,
 
   def see(variables, images):
     x = resampling.resize(images, (side, side), 'clean')
-    x = ((x / 255 - jnp.array(_MEAN)) / jnp.array(_STD) if torch
-         else x / 127.5 - 1)
+    x = layers.by_imagenet(x / 255) if torch else x / 127.5 - 1
     x = _network(variables, x, padding).mean((1, 2))
     kernel, bias = variables['Logits/Conv2d_1c_1x1']
     return {'features': x, 'logits': x @ kernel[0, 0] + bias}
 
   def apply(variables, images):
-    if jax.default_backend() != 'cpu':
-      return see(variables, images)
-    # A few images at a time: what stays in the cache is faster.
-    steps = layers.steps(len(images), 1, 8)
-    parts = images.reshape(-1, steps, *images.shape[1:]).swapaxes(0, 1)
-    seen = lax.map(lambda part: see(variables, part), parts)
-    return {name: value.swapaxes(0, 1).reshape(len(images), -1)
-            for name, value in seen.items()}
+    return layers.each(functools.partial(see, variables), images, 8)
 
   how = 'by mean and deviation' if torch else 'of -1 to 1'
   return types.Extractor(

@@ -23,7 +23,7 @@ def build(*, weights: str = '') -> types.Extractor:
   if not weights:
     raise errors.InputError(
         'weights: none; expected an .npz file of a trained ResNet of CIFAR; '
-        'without it: scattering and pixels need no file.')
+        f'{files.STANDINS}.')
   file = pathlib.Path(weights).expanduser()
   arrays = files.read(file)
   blocks = sum(bool(re.fullmatch(r'layer1\.\d+\.conv1\.weight', name))

@@ -19,8 +19,7 @@ _PUBLISHED = files.Published(
 _FIRES = {2: (16, 64, 3), 3: (16, 64, 4), 4: (32, 128, 6), 5: (32, 128, 7),
           6: (48, 192, 9), 7: (48, 192, 10), 8: (64, 256, 11), 9: (64, 256, 12)}
 _POOLED = (3, 5)  # A pool follows these, and the first convolution.
-# torchvision's, of RGB in [0, 1]; Keras', of BGR in [0, 255].
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Keras', of BGR in [0, 255].
 _MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -45,12 +44,7 @@ def _read(file) -> tuple[dict, bool]:
   if torch:
     shapes['classifier'] = 'classifier.1', (1, 1, 512, 1000)
   def take(name, shape):
-    found = arrays.get(name)
-    if found is None or found.shape != shape:
-      is_ = 'missing' if found is None else f'of shape {list(found.shape)}'
-      raise errors.InputError(f'weights: {file}: array {name!r} is {is_}; '
-                              f'expected {list(shape)}, of SqueezeNet 1.1.')
-    return np.float32(found)
+    return np.float32(files.take(arrays, name, shape, file, 'SqueezeNet 1.1'))
 
   params = {}
   for layer, (name, shape) in shapes.items():
@@ -117,13 +111,13 @@ def build(*, weights: str = '', side: int = 160,
   errors.count('side', side, least=32)
   errors.one_of('download', download, (True, False))
   file = files.find(_PUBLISHED, weights, download=download,
-                    standins='scattering and pixels need no file')
+                    standins=files.STANDINS)
   params, torch = _read(file)
 
   def apply(variables, images):
     x = resampling.resize(images, (side, side), 'clean')
     if torch:
-      x = (x / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
+      x = layers.by_imagenet(x / 255)
     else:
       x = x[..., ::-1] - jnp.array(_MEAN_BGR)
     x = _network(variables, x, torch)

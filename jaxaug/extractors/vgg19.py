@@ -17,8 +17,7 @@ _BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 # Dense layers by Keras' names, torchvision's number and size.
 _TOP = {'fc1': (0, 7 * 7 * 512, 4096), 'fc2': (3, 4096, 4096),
         'predictions': (6, 4096, 1000)}
-# torchvision's, of RGB in [0, 1]; Keras', of BGR in [0, 255].
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Keras', of BGR in [0, 255].
 _MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -109,7 +108,7 @@ def build(*, weights: str = '', layer: str = 'pool5', side: int = 224,
     raise errors.InputError(f'layer: fc2 of side {side} and grid {grid}; '
                             'expected side 224 and grid 1.')
   file = files.find(_PUBLISHED, weights, download=download,
-                    standins='scattering and pixels need no file')
+                    standins=files.STANDINS)
   params, torch = _read(file, top)
 
   def apply(variables, images):
@@ -120,7 +119,7 @@ def build(*, weights: str = '', layer: str = 'pool5', side: int = 224,
           f'{32 * grid} pixels a side.')
     x = resampling.resize(images, size, 'clean')
     if torch:
-      x = (x / 255 - jnp.array(_MEAN)) / jnp.array(_STD)
+      x = layers.by_imagenet(x / 255)
     else:
       x = x[..., ::-1] - jnp.array(_MEAN_BGR)
     x = _pool5(variables, x)
