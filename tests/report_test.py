@@ -200,7 +200,7 @@ def test_quality_of_a_pool():
   page = check(sample(), {'cgan': grid()})
   section = page.text[page.text.index('Quality of the pools'):]
   for words in ('pixels (weights abababababab): as they are', '12.35', '1,234',
-                '0.0001235', '−0.0125 ± 0.5', '100 subsets, 27 beside 60',
+                '0.0001235', '−0.0125', '± 0.5\n100 subsets', '27 × 60',
                 'Note: too few & singular.'):
     assert words in section, words
   assert 'kept: step 4' in page.text
