@@ -66,12 +66,13 @@ def optimizers(*, optimizer: str = 'adam', g_lr: float = 2e-4,
   errors.one_of('optimizer', optimizer, ('adam', 'rmsprop', 'sgd'))
   for name, rate in (('g_lr', g_lr), ('d_lr', d_lr)):
     errors.positive(name, rate)
-  for name, share in (('b1', b1), ('b2', b2), ('momentum', momentum),
+  for name, share in (('b1', b1), ('b2', b2),
                       ('momentum_limit', momentum_limit)):
     errors.between(name, share, 0, 1, below=True)
+  errors.between('momentum', momentum, 0, momentum_limit)
   errors.between('momentum_growth', momentum_growth, 0, 1)
   make = {'adam': lambda rate: optax.adam(rate, b1, b2),
-          'rmsprop': lambda rate: optax.rmsprop(rate, b2),
+          'rmsprop': lambda rate: optax.rmsprop(rate, b2, eps_in_sqrt=False),
           'sgd': lambda rate: optax.chain(
               _growing_momentum(momentum, momentum_growth, momentum_limit),
               optax.scale(-rate))}[optimizer]
@@ -130,8 +131,9 @@ def regulariser(*, r1: float = 0.0, r1_every: int = 1,
   errors.between('lecam_decay', lecam_decay, 0, 1, below=True)
 
   def start():
-    zero = jnp.float32(0)
-    return {'lecam': penalties.LeCam(zero, zero)} if lecam else {}
+    # Two buffers: the state is donated.
+    return {'lecam': penalties.LeCam(jnp.float32(0), jnp.float32(0))} if (
+        lecam) else {}
 
   def loss(key, step, control, score, plain, real, fake, on_real, on_fake):
     total = jnp.float32(0)
@@ -166,12 +168,10 @@ class _Augment(typing.NamedTuple):
 
   start() -> control. apply(key, images, control) -> images.
   after(control, batch, scores) -> control: hears D's scores of real images.
-  on: whether images change at all.
   """
   start: typing.Callable
   apply: typing.Callable
   after: typing.Callable
-  on: bool
 
 
 def augmentation(*, diff_augment: str = '', diff_augment_fill: float = 0.0,
@@ -197,6 +197,12 @@ def augmentation(*, diff_augment: str = '', diff_augment_fill: float = 0.0,
   fixed = jaxaug.augment.diff_augment(
       diff_augment, fill=diff_augment_fill, where='diff_augment')
   adapted = adaptive.pipeline(ada, where='ada')
+  regular = regulariser(**more)
+  for name in 'consistency', 'consistency_on_fakes':
+    if more.get(name) and not (ada or diff_augment):
+      raise errors.InputError(
+          f'{name}: {more[name]}; expected 0, or some diff_augment or ada for '
+          'scores to be consistent under.')
 
   def start():
     return {'ada': adaptive.start()} if ada else {}
@@ -212,17 +218,19 @@ def augmentation(*, diff_augment: str = '', diff_augment_fill: float = 0.0,
     seen = adaptive.observe(control['ada'], scores)
     return control | {'ada': adaptive.adjust(seen, batch, ada_target,
                                              ada_every, ada_images)}
-  return (_Augment(start, apply, after, bool(ada or diff_augment)),
-          *regulariser(**more))
+  return _Augment(start, apply, after), *regular
 
 
 def _noise(kind: str, truncation: float):
   """Returns draw(key, shape, truncated) -> z."""
   def draw(key, shape, truncated=False):
+    # The same as drawing again what is beyond.
+    most = truncation if truncated and truncation else math.inf
     if kind == 'uniform':
-      return jax.random.uniform(key, shape, minval=-1)
-    if truncated and truncation:  # The same as drawing again what is beyond.
-      return jax.random.truncated_normal(key, -truncation, truncation, shape)
+      return jax.random.uniform(key, shape, minval=-min(most, 1),
+                                maxval=min(most, 1))
+    if most < math.inf:
+      return jax.random.truncated_normal(key, -most, most, shape)
     return jax.random.normal(key, shape)
   return draw
 
@@ -322,6 +330,10 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
     value = source = adversarial.discriminator(on_real, on_fake)
     logs = losses.accuracies(on_real, on_fake, adversarial.threshold)
     if class_loss:
+      if logits is None:
+        raise errors.InputError(
+            f'class_loss: {class_loss}; expected 0, for this discriminator '
+            'has no class logits.')
       of_real, of_fake = jnp.split(logits, 2)
       part = class_part(of_real, label)
       if class_on_fakes:
@@ -425,7 +437,7 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
     moved = _update(g_tx, g, stats, *pull(cotangent))
     if balance != 'none':
       moved = jax.tree.map(
-          functools.partial(jnp.where, d_logs['g_moves'] > 0), moved, g)
+          functools.partial(jnp.where, d_logs['g_moves'] > 0), moved, state.g)
     return (types.GanState(state.step + 1, moved, d,
                            average(state.ema, moved, state.step), control),
             {**g_logs, **d_logs})
@@ -444,8 +456,9 @@ def make(spec: types.ImageSpec, generator, discriminator, *, z_dim: int,
   @jax.jit
   def standing(ema):
     """Batch norm's averages taken anew, over batches of all classes."""
-    labels = jnp.arange(_STANDING_BATCH) % spec.num_classes
     def again(i, stats):
+      labels = (i * _STANDING_BATCH + jnp.arange(_STANDING_BATCH)) % (
+          spec.num_classes)
       z = draw(jax.random.fold_in(jax.random.key(0), i),
                (_STANDING_BATCH, z_dim))
       net = types.Net(None, stats, None)
