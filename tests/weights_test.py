@@ -95,7 +95,8 @@ class Evil:
 @pytest.mark.parametrize('how', ['bare', 'legacy', 'zip'])
 @pytest.mark.parametrize('protocol', [2, 4])
 @pytest.mark.parametrize('function', [
-    os.system, eval, getattr, subprocess.call, io.open], ids=str)
+    os.system, eval, getattr, subprocess.call, io.open],
+                         ids=lambda function: function.__name__)
 def test_a_pickle_runs_nothing(function, protocol, how, tmp_path):
   made, path = tmp_path / 'made', tmp_path / 'a.pth'
   args = {os.system: (f'touch {made}',), getattr: ('', 'join'),
