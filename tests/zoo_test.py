@@ -61,7 +61,7 @@ def test_block_is_documented_and_takes_its_options_by_name(kind, name):
     assert block.update.__doc__ and block.merge.__doc__
     return
   parameters = inspect.signature(entry).parameters.values()
-  first = {'datasets': []}.get(kind, ['spec'] if kind != 'selectors'
+  first = {'datasets': [], 'extractors': []}.get(kind, ['spec'] if kind != 'selectors'
                                else ['train'])
   assert [p.name for p in parameters
           if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)] == first
