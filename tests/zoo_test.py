@@ -61,8 +61,8 @@ def test_block_is_documented_and_takes_its_options_by_name(kind, name):
     assert block.update.__doc__ and block.merge.__doc__
     return
   parameters = inspect.signature(entry).parameters.values()
-  first = {'datasets': [], 'extractors': []}.get(kind, ['spec'] if kind != 'selectors'
-                               else ['train'])
+  first = {'datasets': [], 'extractors': [],
+           'selectors': ['train']}.get(kind, ['spec'])
   assert [p.name for p in parameters
           if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)] == first
   for p in parameters:
