@@ -177,6 +177,12 @@ def copy(source, path):
       f.write(new)
 
 
+def cache() -> pathlib.Path:
+  """Returns where things outlive a study: $JAXAUG_CACHE or ~/.cache/jaxaug."""
+  root = os.environ.get('JAXAUG_CACHE') or '~/.cache/jaxaug'
+  return pathlib.Path(root).expanduser()
+
+
 def remove(folder):
   """Deletes a folder that may not be there."""
   with writing(folder):

@@ -14,6 +14,8 @@ _REFUSED = {
     'LA': 'an image with an alpha channel', 'CMYK': 'a CMYK image',
     'RGBA': 'an image with an alpha channel', 'I': 'a 16- or 32-bit image',
     'I;16': 'a 16-bit image', 'I;16B': 'a 16-bit image'}
+# Of the files that are taken for images in a folder.
+ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP')
 
 

@@ -6,7 +6,6 @@ as features come, which are kept only where a metric needs them.
 import collections
 import contextlib
 import math
-import os
 import pathlib
 import typing
 
@@ -52,9 +51,8 @@ def blocks(names, where: str = 'metrics') -> dict:
 
 
 def cache() -> pathlib.Path:
-  """Returns where what was seen is kept: $JAXAUG_CACHE or ~/.cache/jaxaug."""
-  root = os.environ.get('JAXAUG_CACHE') or '~/.cache/jaxaug'
-  return pathlib.Path(root).expanduser() / 'features'
+  """Returns the folder where what was seen is kept."""
+  return artefacts.cache() / 'features'
 
 
 def needs(metrics: dict) -> set[str]:

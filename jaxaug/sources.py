@@ -22,7 +22,6 @@ from jaxaug import (
 )
 
 SPLITS = ('train', 'validation', 'test')
-_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 # Arrays that hold images and labels in an npz of someone else's.
 _KEYS = (('images', 'labels'), ('arr_0', 'arr_1'), ('x', 'y'))
 _BLOCKS = ('folder', 'npz', 'tfds')  # Not data sets themselves.
@@ -259,7 +258,7 @@ def _data_set(spec, resize, where) -> Source:
 
 def _image_files(folder) -> list[pathlib.Path]:
   return sorted(f for f in folder.iterdir() if f.name[0] != '.'
-                and f.suffix.lower() in _ENDINGS and f.is_file())
+                and f.suffix.lower() in images.ENDINGS and f.is_file())
 
 
 def _folder(spec, root, resize, where) -> Source:
@@ -280,7 +279,7 @@ def _folder(spec, root, resize, where) -> Source:
   if not files:
     inner = [f'{root / f.name}' for f in folders]
     raise errors.InputError(
-        f'{where}: {root} holds no image; expected {", ".join(_ENDINGS)} files '
+        f'{where}: {root} holds no image; expected {", ".join(images.ENDINGS)} files '
         'in it or in one folder a class' + (
             f'. Perhaps {" or ".join(inner[:3])}?' if inner else '.'))
   labels = None if loose else np.repeat(

@@ -6,7 +6,6 @@ tensors get through.
 """
 import collections
 import hashlib
-import os
 import pathlib
 import pickle
 import typing
@@ -72,8 +71,7 @@ def find(published: Published, path='', where: str = 'weights',
     if not given.is_file():
       raise errors.InputError(f'{where}: {path}: there is no such file.')
     return given
-  cache = os.environ.get('JAXAUG_CACHE') or '~/.cache/jaxaug'
-  place = pathlib.Path(cache).expanduser() / 'weights' / published.name
+  place = artefacts.cache() / 'weights' / published.name
   if place.exists():
     if not (found := digest(place)).startswith(published.sha256):
       raise errors.InputError(

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxaug import errors, images, types
 
-_ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 _SPLITS = {'train': 'train', 'val': 'validation', 'valid': 'validation',
            'validation': 'validation', 'test': 'test'}
 
@@ -108,11 +107,11 @@ def _class_names(splits: dict[str, pathlib.Path]) -> tuple[str, ...]:
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   files = sorted(f for f in folder.iterdir()
-                 if f.suffix.lower() in _ENDINGS and f.name[0] != '.')
+                 if f.suffix.lower() in images.ENDINGS and f.name[0] != '.')
   if not files:
     raise errors.InputError(
         f'config.data.path: class folder {folder} holds no image; expected '
-        f'{", ".join(_ENDINGS)} files directly in it.')
+        f'{", ".join(images.ENDINGS)} files directly in it.')
   return files
 
 

@@ -342,9 +342,13 @@ def _trained(folder: artefacts.Folder, net: Network):
 def predict(folder: artefacts.Folder, net: Network,
             split: types.Split) -> np.ndarray:
   """Returns the logits [N, K] of a trained classifier on any images."""
-  logits, _, _ = _programs(net, 0, 1).evaluate(
-      _trained(folder, net), *_batched(split.images, split.labels))
-  return np.asarray(logits)[:len(split.labels)]
+  return _logits(net, _trained(folder, net), split.images)
+
+
+def _logits(net: Network, variables, images) -> np.ndarray:
+  batches = _batched(images, np.zeros(len(images), np.int32))
+  logits, _, _ = _programs(net, 0, 1).evaluate(variables, *batches)
+  return np.asarray(logits)[:len(images)]
 
 
 def features(folder: artefacts.Folder, net: Network, images) -> np.ndarray:
@@ -387,11 +391,7 @@ def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
           devices=devices, eval_every=steps, log_every=steps, save_every=steps)
       trained = _trained(folder, net)
 
-    def predict(images):
-      batches = _batched(images, np.zeros(len(images), np.int32))
-      logits, _, _ = _programs(net, 0, 1).evaluate(trained, *batches)
-      return np.asarray(logits)[:len(images)].argmax(-1)
-    return predict
+    return lambda images: _logits(net, trained, images).argmax(-1)
   return fit
 
 
