@@ -279,8 +279,8 @@ def _folder(spec, root, resize, where) -> Source:
   if not files:
     inner = [f'{root / f.name}' for f in folders]
     raise errors.InputError(
-        f'{where}: {root} holds no image; expected {", ".join(images.ENDINGS)} files '
-        'in it or in one folder a class' + (
+        f'{where}: {root} holds no image; expected '
+        f'{", ".join(images.ENDINGS)} files in it or in one folder a class' + (
             f'. Perhaps {" or ".join(inner[:3])}?' if inner else '.'))
   labels = None if loose else np.repeat(
       np.arange(len(classes), dtype=np.int32),
