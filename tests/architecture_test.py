@@ -17,7 +17,9 @@ RANKS = (
     ('layers', 'losses', 'augment', 'splits', 'stats', 'audit', 'mesh',
      'checkpoint', 'logs', 'signals', 'figures', 'cost', 'resampling',
      'moments', 'neighbours', 'sides', 'ada', 'penalties', 'winograd'),
+    ('players',),
     ('adversarial', 'supervised', 'residual', 'fused', 'weights'),
+    ('pyramid',),
     ('generators', 'classifiers', 'datasets', 'selectors', 'extractors',
      'metrics', 'image_metrics'),
     ('mixing', 'loop', 'measure'),
@@ -115,7 +117,8 @@ def test_heavy_libraries_only_where_allowed_and_when_used(path):
 def test_blocks_come_by_name():
   # Only the command that prepares TFDS sets is about one block.
   users = {_module(path) for path in FILES for module, _ in _imports(path)
-           if RANK.get(module.split('.')[1] if '.' in module else '') == 5}
+           if RANK.get(module.split('.')[1] if '.' in module else '') == (
+               RANK['generators'])}
   assert users <= {'jaxaug.prepare'}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from jaxaug import ada, adversarial, errors, penalties, types
+from jaxaug import ada, adversarial, errors, penalties, players, types
 from jaxaug.generators import cgan
 
 SPEC = types.ImageSpec(4, 2, 1, 3)
@@ -448,7 +448,7 @@ EVERYTHING = dict(
     gradient_penalty=0.1, consistency=1.0, consistency_on_fakes=1.0,
     optimizer='sgd', momentum=0.1, momentum_growth=0.1, g_lr=0.05, d_lr=0.05,
     class_loss=0.5, top_k=0.5, top_k_gamma=0.8, top_k_every=1, ema_start=3,
-    d_steps=2, balance='margin')
+    d_steps=2, balance='behind')
 
 
 def test_two_halves_are_one_run_bit_for_bit():
@@ -502,7 +502,7 @@ def _descend(tx, gradients):
 ])
 def test_optimizers_are_those_of_torch(rule, torch_name, arguments):
   torch = pytest.importorskip('torch')
-  both = adversarial.optimizers(g_lr=0.01, d_lr=0.03, **rule)
+  both = players.optimizers(g_lr=0.01, d_lr=0.03, **rule)
   for tx, rate in zip(both, (0.01, 0.03), strict=True):
     w = torch.zeros(7, dtype=torch.float64, requires_grad=True)
     optimizer = getattr(torch.optim, torch_name)([w], lr=rate, **arguments)
@@ -518,7 +518,7 @@ def test_optimizers_are_those_of_torch(rule, torch_name, arguments):
 
 
 def test_the_momentum_of_sgd_grows_and_damps():
-  both = adversarial.optimizers(optimizer='sgd', g_lr=0.1, d_lr=0.2,
+  both = players.optimizers(optimizer='sgd', g_lr=0.1, d_lr=0.2,
                                 momentum=0.25, momentum_growth=0.03,
                                 momentum_limit=0.6)
   v, want = np.zeros(7), []
@@ -719,6 +719,7 @@ def test_standing_statistics_are_those_of_the_averaged_weights(classes):
     ({'truncation': -0.5}, '^truncation: -0.5; '),
     ({'class_loss': -1}, '^class_loss: -1; '),
     ({'balance': 'margins'}, "^balance: 'margins'; .*Did you mean 'margin'"),
+    ({'balance': 'margin'}, "^balance: 'margin' .* 'hinge'; .*non_saturating"),
     ({'top_k': 1.5}, '^top_k: 1.5; '),
     ({'top_k_gamma': -1}, '^top_k_gamma: -1; '),
     ({'top_k_every': 0}, '^top_k_every: 0; '),
@@ -736,3 +737,81 @@ def test_a_class_loss_wants_a_d_that_knows_classes():
   with pytest.raises(errors.InputError, match='^class_loss: 1.0; ') as e:
     jax.eval_shape(model.step, state, _batch(), KEY)
   assert '\n' not in str(e.value)
+
+
+# ---- what G starts from, and how D sees ----
+
+class _Given(nn.Module):
+  """What is given, and noise times a gain that starts at 0."""
+
+  @nn.compact
+  def __call__(self, z, labels, given, train: bool):
+    gain = self.param('gain', nn.initializers.zeros, (8,))
+    return given['half'] + (gain * z).reshape(-1, 4, 2, 1)
+
+
+@pytest.mark.parametrize('fresh', [True, False])
+def test_g_starts_from_what_the_condition_makes_of_real_images(fresh):
+  model = adversarial.make(
+      SPEC, _Given(), _D(), lambda images: {'half': images / 2}, z_dim=8,
+      mirror=True, fresh_fakes=fresh, g_lr=1e-30, d_steps=2)
+  state = model.init(KEY)
+  state = state._replace(d=state.d._replace(
+      stats={'seen': jnp.zeros((2 * SIZE, 4, 2, 1))}))
+  batch, step = _batch(d_steps=2), _jit(model.step)
+  after, _ = step(state, batch, KEY)
+  # D saw the last batch, half of it mirrored, and G's images of just these.
+  real, fake = np.split(np.asarray(after.d.stats['seen']), 2)
+  np.testing.assert_allclose(fake, real / 2, atol=1e-6)
+  plain = batch['image'][-1] / np.float32(127.5) - 1
+  same = np.isclose(real, plain, atol=1e-6).all((1, 2, 3))
+  turned = np.isclose(real, plain[:, :, ::-1], atol=1e-6).all((1, 2, 3))
+  assert (same | turned).all() and 0 < same.sum() < SIZE
+  given = {'half': jnp.float32(plain)}
+  labels = jnp.zeros(SIZE, jnp.int32)
+  for images in (model.sample(state.ema, KEY, labels, given),
+                 model.decode(state.ema, jnp.ones((SIZE, 8)), labels, given)):
+    np.testing.assert_allclose(images, plain, atol=1e-6)
+  with pytest.raises(errors.InputError, match="^statistics: 'standing' draws"):
+    adversarial.make(SPEC, _Given(), _D(), lambda images: images, z_dim=8,
+                     statistics='standing')
+
+
+def test_images_may_come_as_floats():
+  model, state = _model(mirror=True)
+  batch, step = _batch(), _jit(model.step)
+  floats = batch | {'image': batch['image'] / np.float32(127.5) - 1}
+  ends = [step(state, given, KEY)[0] for given in (batch, floats)]
+  for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+class _Judge(nn.Module):
+  """Batch norm of the first pixel: a score without weights."""
+
+  @nn.compact
+  def __call__(self, x, labels, train: bool):
+    self.param('unused', nn.initializers.zeros, (1,))
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=0,
+                        use_bias=False, use_scale=False, name='norm')(
+                            x[:, 0, 0])[:, 0]
+
+
+@pytest.mark.parametrize('separate', [True, False])
+def test_batch_norm_of_d_sees_both_sides_together_or_each(separate):
+  model = adversarial.make(
+      SPEC, _Given(), _Judge(), lambda images: {'half': images / 2}, z_dim=8,
+      loss='least_squares', separate_passes=separate)
+  batch = _batch()
+  real = np.float64(batch['image'][0, :, 0, 0, 0]) / 127.5 - 1
+  fake = real / 2
+  parts = [real, fake] if separate else [np.concatenate([real, fake])]
+  scores = np.concatenate([(x - x.mean()) / x.std() for x in parts])
+  want = (((scores[:SIZE] - 1) ** 2) / 2).mean() + (
+      scores[SIZE:] ** 2 / 2).mean()
+  mean = 0
+  for x in parts:
+    mean = 0.9 * mean + 0.1 * x.mean()
+  after, logs = _jit(model.step)(model.init(KEY), batch, KEY)
+  np.testing.assert_allclose(logs['d_loss'], want, rtol=1e-5)
+  np.testing.assert_allclose(after.d.stats['norm']['mean'], [mean], rtol=1e-5)

@@ -29,9 +29,12 @@ ENTRY = {'generators': 'build', 'classifiers': 'build', 'selectors': 'build',
 # is not here is tested as it is.
 SMALL = {
     'alexnet': {'width': 0.25},
+    'ccgan': {'g_widths': (32, 32), 'd_widths': (16, 16)},
     'densenet': {'depth': 10, 'growth': 4, 'bottleneck': True,
                  'reduction': 0.5},
     'dianet': {'depth': 20},
+    'lapgan': {'halvings': 1, 'g_hidden': (32,), 'd_hidden': (16,),
+               'g_channels': (6,), 'd_channels': (6, 6)},
     'mobilenet': {'width': 0.25},
     'resnet': {'depth': 8},
     'resnext': {'depth': 11, 'cardinality': 2, 'width': 8, 'widen': 2},
@@ -87,7 +90,7 @@ def _gan_batch(model, spec, size=4):
 def test_generator(name, spec, given, tmp_path):
   build = registry.find('generators', name).build
   given = {k: v for k, v in given.items() if k in registry.arguments(build)}
-  model = build(spec, **given)
+  model = build(spec, **SMALL.get(name, {}), **given)
   state = JIT(model.init)(KEY)
   before, first = jax.tree.map(np.array, state), state
   batch, step = _gan_batch(model, spec), JIT(model.step, donate_argnums=0)
