@@ -357,4 +357,4 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
             for name, net in (('g', state.g), ('d', state.d))}
 
   return types.GenerativeModel(init, step, variables, sample, parameters,
-                               d_steps, decode, z_dim)
+                               d_steps, decode, z_dim, noise=noise)

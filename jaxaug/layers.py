@@ -443,24 +443,91 @@ def adaptive_mean(x, size: int):
   return x
 
 
+def batch_norm(x, train: bool, dtype=jnp.float32, **more):
+  """`flax.linen.BatchNorm` as PyTorch sets it, computed in float32.
+
+  Half precision loses the variance. Over several devices the statistics are
+  those of the global batch. Call it in a compact `__call__`.
+
+  Args:
+    x: [..., C].
+    train: normalise by this batch, and move the averages; else by these.
+    dtype: of what is returned, [..., C].
+    **more: what else `flax.linen.BatchNorm` takes, such as `name`.
+  """
+  norm = functools.partial(nn.BatchNorm, use_running_average=not train,
+                           momentum=0.9, epsilon=1e-5, dtype=jnp.float32)
+  return norm(**more)(x).astype(dtype)
+
+
+def _around(mean, deviation):
+  if not deviation:
+    return nn.initializers.constant(mean)
+  def init(key, shape, dtype=jnp.float32):
+    return mean + deviation * jax.random.normal(key, shape, dtype)
+  return init
+
+
 class ConditionalBatchNorm(nn.Module):
   """Batch norm whose gain and bias belong to the class (de Vries et al. 2017).
 
-  (x [B, H, W, C], labels [B], train) -> [B, H, W, C]. Over several devices
-  the statistics are those of the global batch.
+  (x [B, H, W, C], labels [B], train) -> [B, H, W, C]; see `batch_norm`. Gains
+  start about 1 and biases about 0, normal with the standard deviation.
   """
   num_classes: int
   dtype: typing.Any = jnp.float32
+  deviation: float = 0.0
 
   @nn.compact
   def __call__(self, x, labels, train: bool):
     channels = x.shape[-1]
-    # In float32: half precision loses the variance.
-    x = nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                     use_bias=False, use_scale=False, dtype=jnp.float32)(x)
-    def table(name, init):
-      return nn.Embed(self.num_classes, channels, embedding_init=init,
-                      name=name)(labels)[:, None, None]
-    x = (x * table('gain', nn.initializers.ones)
-         + table('bias', nn.initializers.zeros))
-    return x.astype(self.dtype)
+    x = batch_norm(x, train, use_bias=False, use_scale=False)
+    def table(name, mean):
+      return nn.Embed(self.num_classes, channels, name=name,
+                      embedding_init=_around(mean, self.deviation))(
+                          labels)[:, None, None]
+    return (x * table('gain', 1.0) + table('bias', 0.0)).astype(self.dtype)
+
+
+def _unit(x, epsilon: float):
+  return x * lax.rsqrt(jnp.square(x).sum() + epsilon)
+
+
+class SpectralNorm(nn.Module):
+  """Divides a layer's weights by their largest singular value.
+
+  (x, train) -> layer(x); Miyato et al. 2018: one step of the power iteration a
+  training pass. `flax.linen.SpectralNorm` does the same, but it also rescales
+  the initial weights, so that their standard deviation is not the one asked
+  for.
+
+  layer: has one weight, [..., outputs], and maybe a bias.
+  epsilon: added to squared norms.
+  """
+  layer: nn.Module
+  epsilon: float = 1e-8
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    starts = self.is_initializing()
+    def product(*matrices):
+      return jnp.linalg.multi_dot(matrices, precision=lax.Precision.HIGHEST)
+
+    def divided(weight):
+      if weight.ndim < 2:
+        return weight
+      matrix = weight.reshape(-1, weight.shape[-1])
+      u = self.variable(
+          'batch_stats', 'u', lambda: jax.random.normal(
+              self.make_rng('params'), matrix.shape[1:]))
+      if starts:
+        return weight
+      v = _unit(product(matrix, u.value), self.epsilon)
+      new = _unit(product(v, matrix), self.epsilon)
+      v, new = lax.stop_gradient((v, new))
+      if train:
+        u.value = new
+      return weight / product(v, matrix, new)
+    return nn.map_variables(
+        lambda layer: layer(x), 'params', init=starts, mutable=starts,
+        trans_in_fn=functools.partial(jax.tree.map, divided))(self.layer)

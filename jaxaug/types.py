@@ -84,6 +84,9 @@ class GenerativeModel(typing.NamedTuple):
   decode(variables, z [B, z_dim], labels) -> what `sample` gives for this noise;
     None for models without a latent space.
   z_dim: size of the noise.
+  adapt(state, images uint8 [N, H, W, C]) -> state: what a model takes from the
+    whole training split before its first step; None for nothing.
+  noise: what `decode` takes: 'normal', or 'uniform' from -1 to 1.
   """
   init: typing.Callable
   step: typing.Callable
@@ -93,6 +96,8 @@ class GenerativeModel(typing.NamedTuple):
   d_steps: int = 1
   decode: typing.Callable | None = None
   z_dim: int = 0
+  adapt: typing.Callable | None = None
+  noise: str = 'normal'
 
 
 class Extractor(typing.NamedTuple):

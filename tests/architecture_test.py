@@ -18,7 +18,7 @@ RANKS = (
      'checkpoint', 'logs', 'signals', 'figures', 'cost', 'resampling',
      'moments', 'neighbours', 'sides', 'ada', 'penalties', 'winograd'),
     ('players',),
-    ('adversarial', 'supervised', 'residual', 'fused', 'weights'),
+    ('adversarial', 'supervised', 'residual', 'fused', 'collapse', 'weights'),
     ('pyramid',),
     ('generators', 'classifiers', 'datasets', 'selectors', 'extractors',
      'metrics', 'image_metrics'),
