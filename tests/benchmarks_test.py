@@ -1,4 +1,4 @@
-"""The benchmarks load, and that of training steps has every classifier."""
+"""The benchmarks load, and that of training steps has every network."""
 import importlib
 import pathlib
 
@@ -17,16 +17,29 @@ def test_benchmark_loads(name):
   assert module.__doc__
 
 
+def test_every_generator_is_timed():
+  pytest.importorskip('torch')
+  from benchmarks import train_step
+  timed = set()
+  for (title, shape), make in train_step.cases().items():
+    if make.func is train_step.classifier:
+      continue
+    name, (spec, size, settings) = title.partition(',')[0], make.args[-3:]
+    assert shape.startswith(f'{size}x')
+    registry.find('generators', name).build(spec, **settings)
+    timed.add(name)
+  assert timed == set(registry.names('generators'))
+
+
 def test_every_classifier_is_timed():
   pytest.importorskip('torch')
   from benchmarks import train_step
   timed = set()
   for (_, shape), make in train_step.cases().items():
-    size = next(x for x in make.args if isinstance(x, int))
-    assert shape.startswith(f'{size}x')
     if make.func is not train_step.classifier:
       continue
-    name, spec, _, given = make.args
+    name, spec, size, given = make.args
+    assert shape.startswith(f'{size}x')
     network = registry.find('classifiers', name).build(spec, **given)
     supervised.make(spec, network, **make.keywords)  # Takes what it is given.
     assert name in train_step.CLASSIFIERS
