@@ -64,6 +64,12 @@ def base() -> config_dict.ConfigDict:
   # beside the validation split is lowest; every=0 takes the last.
   config.curve = config_dict.ConfigDict(
       {'metric': 'fid', 'every': 100, 'images': 500})
+  # A generator whose label obedience or diversity, seen by the same network on
+  # the same images, falls below this share of its highest at two looks in a row
+  # has collapsed: training ends, and the best weights before it draw the pool.
+  # 0 switches one off; without a curve there is no such look.
+  config.collapse = config_dict.ConfigDict(
+      {'obedience': 0.5, 'diversity': 0.5})
 
   # NAME -> what an arm calls by name: arguments of augment.standard.
   config.augmentations = config_dict.ConfigDict()
@@ -72,6 +78,7 @@ def base() -> config_dict.ConfigDict:
   config.pools = config_dict.ConfigDict()        # NAME -> pool(...)
   config.classifiers = config_dict.ConfigDict()  # NAME -> classifier(...)
   config.arms = ()                               # arm(...), in order.
+  config.published = ()                          # published(...), beside ours.
 
   # Judges whether samples show the class that was asked for. It may learn from
   # real training images that the low-data subset left out: no arm sees it.
@@ -135,6 +142,22 @@ def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
           **how}
 
 
+def published(classifier: str, arm: str, value: float, *, source: str,
+              difference: str, n: int = 1, metric: str = 'error') -> dict:
+  """A published figure, which the report shows beside ours.
+
+  Args:
+    classifier, arm: of this study, what the figure is set beside.
+    value: the figure, as the metric has it: shares are from 0 to 1.
+    source: who published it.
+    difference: what differs from this study, in words: data, split, length.
+    n: trainings behind it.
+    metric: a file of metrics/.
+  """
+  return {'classifier': classifier, 'arm': arm, 'value': value, 'n': n,
+          'metric': metric, 'source': source, 'difference': difference}
+
+
 def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   """Shrinks any config to seconds: every stage, few steps, little data."""
   config.name += '_smoke'
@@ -142,8 +165,10 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   config.log_every, config.save_every = 2, 4
   config.sample_every, config.eval_every = 4, 3
   config.curve.every, config.curve.images = 4, 100
-  if config.data.source == 'tfds':  # Nothing to download, nothing to prepare.
+  if config.data.source in ('tfds', 'folder', 'npz'):
+    # Nothing to download, to prepare, to have.
     config.data.source, config.data.name = 'fashion_mnist_small', None
+    config.data.path = config.data.resize = None
   config.data.fraction = None
   config.data.per_class = 10
   counts = config.data.imbalance

@@ -15,6 +15,7 @@ BLUE, ORANGE = '#0072b2', '#d55e00'  # Okabe and Ito; told apart by everyone.
 COLORS = {INK: 'currentColor', MUTED: 'var(--muted)', LINE: 'var(--line)',
           CARD: 'var(--card)', BLUE: 'var(--blue)', ORANGE: 'var(--orange)'}
 GRID_ROWS, GRID_COLUMNS = 20, 10   # Most classes and images a class shown.
+GRID_SIDE = 480                    # Most pixels of another grid each way.
 GRID_BYTES = 700_000               # Raw bytes of all grids together.
 PAIRS, PAIR_BYTES = 8, 200_000     # Closest pairs shown, raw bytes together.
 
@@ -103,6 +104,20 @@ def closest(pairs: dict) -> dict:
   return {name: found for name, found in out.items() if found}
 
 
+def first_rows(image: np.ndarray, rows: int) -> str:
+  """Returns the first rows of a grid of `rows` rows as a data URI.
+
+  Shrunk to at most GRID_SIDE pixels each way.
+  """
+  from PIL import Image
+
+  image = image[:round(len(image) * min(1, GRID_ROWS / rows))]
+  small = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+  small.thumbnail((GRID_SIDE, GRID_SIDE), Image.Resampling.LANCZOS)
+  pixels = np.asarray(small)
+  return png(pixels if pixels.ndim == 3 else pixels[..., None])
+
+
 def heatmap(confusion) -> str:
   """Returns a confusion matrix as a picture: a pixel a cell, rows sum to 1."""
   rows = np.asarray(confusion, float)
@@ -185,6 +200,65 @@ def interval_figure(rows: list, label: str, center: float | None):
   return svg(fig, label)
 
 
+def _ratio_line(ax, points: list, marks: list, shift: float, color: str,
+                marker: str):
+  """Draws one line of `ratio_figure`, its intervals and published values."""
+  def look(at):  # Real images alone belong to no line.
+    return (at + shift, color, marker) if at else (0, INK, 'D')
+  ax.plot([look(at)[0] for at, *_ in points], [p[1] for p in points],
+          color=color, lw=1.6, zorder=2)
+  for at, mean, low, high in points:
+    x, ink, shape = look(at)
+    ax.plot([x], [mean], shape, color=ink, ms=6, zorder=4)
+    if low is not None:
+      ax.plot([x, x], [low, high], color=ink, lw=2.5, alpha=.6,
+              solid_capstyle='round', zorder=3)
+  for at, value in marks:
+    x, ink, shape = look(at)
+    ax.plot([x], [value], shape, mec=ink, mfc='none', mew=1.5, ms=8, zorder=5)
+
+
+def ratio_figure(lines: dict, marks: dict, label: str):
+  """Draws a measure against the ratio of generated images, a line a use.
+
+  Args:
+    lines: 'replace' or 'add' -> points (generated images in percent of the
+      real ones, mean, low, high); low and high may be None. At 0 are real
+      images alone, the same point in every line.
+    marks: the same names -> published points (percent, value), drawn hollow.
+    label: of what is drawn.
+  """
+  from matplotlib.lines import Line2D
+
+  fig, ax = _axes(400, 260, 46, 12, 26, 40)
+  ratios = sorted({point[0] for line in lines.values() for point in line})
+  apart = .012 * ratios[-1] * (len(lines) > 1)
+  handles = []
+  for kind, (color, marker, name, side) in {
+      'replace': (ORANGE, 's', 'replacing', -1),
+      'add': (BLUE, 'o', 'added', 1)}.items():
+    if kind in lines:
+      _ratio_line(ax, lines[kind], marks.get(kind, []), side * apart, color,
+                  marker)
+      handles.append(Line2D([], [], color=color, marker=marker, ms=6,
+                            label=name))
+  if not ratios[0]:
+    handles.append(Line2D([], [], color=INK, marker='D', lw=0, ms=6,
+                          label='real'))
+  if any(marks.values()):
+    handles.append(Line2D([], [], color=INK, marker='o', mfc='none', lw=0,
+                          ms=8, mew=1.5, label='published'))
+  ax.grid(axis='y', color=LINE, lw=.8)
+  ax.set_xticks(ratios)
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.margins(y=.08)
+  ax.set_xlabel('generated images, % of the real ones', color=INK, fontsize=11)
+  ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1), ncols=4,
+            frameon=False, fontsize=11, labelcolor=INK, borderpad=0,
+            handlelength=1.2, borderaxespad=.3, columnspacing=1.2)
+  return svg(fig, label)
+
+
 def curve_figure(arm: list, baseline: list | None, limits: tuple):
   """Draws validation error by step: mean and range over the runs.
 
@@ -246,19 +320,23 @@ def _choice(points: list, name: str, chosen: int) -> list:
 
 
 def generator_figures(curves: list, choice: list = (), chosen_by: str = '',
-                      chosen: int | None = None) -> list:
-  """Returns (title, figure) of losses, of discriminator accuracies, and of
-  the number by which the step `chosen` was chosen."""
+                      chosen: int | None = None,
+                      watched: dict | None = None) -> list:
+  """Returns (title, figure) of losses, of discriminator accuracies, of the
+  number by which the step `chosen` was chosen, and of what tells a collapse:
+  `watched` says which key of `choice` is 'obedience' and which 'diversity'."""
   out = _choice(choice, chosen_by, chosen) if choice else []
-  for title, kinds, scale in (
-      ('Losses', {'d_loss': 'discriminator', 'g_loss': 'generator'}, 1),
-      ('Discriminator accuracy, %', {
+  for title, points, kinds, scale in (
+      ('Label obedience, and diversity beside real images, %', choice,
+       {key: name for name, key in (watched or {}).items()}, 100),
+      ('Losses', curves, {'d_loss': 'discriminator', 'g_loss': 'generator'}, 1),
+      ('Discriminator accuracy, %', curves, {
           'd_accuracy_real': 'on real', 'd_accuracy_fake': 'on generated'},
        100)):
     fig, ax = _axes(400, 220, 46, 12, 26, 40)
     for (key, name), color in zip(kinds.items(), (BLUE, ORANGE),
-                                  strict=True):
-      points_ = [(point['step'], scale * point[key]) for point in curves
+                                  strict=False):
+      points_ = [(point['step'], scale * point[key]) for point in points
                  if point.get(key) is not None]
       if points_:
         # Means of up to 150 stretches; single steps would be a solid block.

@@ -15,7 +15,9 @@ class Hook(typing.NamedTuple):
   """What happens every so many steps, and after the last one.
 
   run(step, state, memory, writer) -> memory. `memory` is a pytree of arrays
-  that is checkpointed beside the state, such as the best weights so far.
+  that is checkpointed beside the state, such as the best weights so far. A
+  memory with a 'stop' other than 0 makes this step the last one, also when the
+  run is resumed.
   """
   every: int
   run: typing.Callable
@@ -58,6 +60,10 @@ def repeat(step):
   return several
 
 
+def _ended(memory) -> bool:
+  return isinstance(memory, dict) and bool(memory.get('stop', 0))
+
+
 def _records(out, stride: int) -> list[dict[str, float]]:
   """Returns the logs of one dispatch as numbers, a step each.
 
@@ -97,6 +103,14 @@ def _check(pending, step: int, stride: int, folder) -> list[dict[str, float]]:
   return values
 
 
+def _record(records, step: int, writer, show):
+  """Writes the means of the logs since the last record."""
+  means = {name: sum(record[name] for record in records) / len(records)
+           for name in records[0]}
+  writer.scalars(step, means)
+  show(step, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
+
+
 # All of it is polite: half a checkpoint read or closed is worth nothing.
 @signals.polite()
 def run(step, batches, state, memory, *, steps: int, folder, title: str,
@@ -123,8 +137,8 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
       multiple of it. The last call may have fewer to take, see `repeat`.
 
   Returns:
-    (state, memory, seconds): as they are after the last step, and how long it
-    took, launches that a checkpoint continues included.
+    (state, memory, seconds): as they are after the last step taken, and how
+    long it took, launches that a checkpoint continues included.
 
   Raises:
     InputError: a log that is not finite; names the step.
@@ -140,10 +154,10 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     state, memory = tree['state'], tree['memory']
     logs.say(f'{title}: continues after step {start} of {steps}')
   logs.truncate(folder, start)
-  writer = logs.writer(folder)
+  writer, ended = logs.writer(folder), _ended(memory)
   try:
     with logs.progress(title, steps, start) as show:
-      for i in range(start, steps, stride):
+      for i in range(start, start if ended else steps, stride):
         state, out = step(state, batches(i))
         done = min(i + stride, steps)
         if stride > 1:
@@ -154,14 +168,15 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
         if save or due(done, log_every, steps):
           pending = _check(pending, done, stride, folder)
         if due(done, log_every, steps):
-          means = {name: sum(record[name] for record in pending) / len(pending)
-                   for name in pending[0]}
-          writer.scalars(done, means)
-          show(done, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
+          _record(pending, done, writer, show)
           pending = []
         for hook in hooks:
-          if due(done, hook.every, steps):
+          if due(done, hook.every, done if ended else steps):
             memory = hook.run(done, state, memory, writer)
+            ended = _ended(memory)
+        if ended and pending:
+          _record(_check(pending, done, stride, folder), done, writer, show)
+          pending = []
         if save:
           keep.save(done, {'state': state, 'memory': memory},
                     {'pending': list(pending),
@@ -169,6 +184,8 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
         if stop:
           keep.wait()
           raise signals.Interrupted(stop)
+        if ended:
+          break
   finally:
     writer.close()
     keep.close()

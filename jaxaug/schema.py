@@ -11,6 +11,8 @@ POOL = ('generator', 'per_class', 'batch_size', 'selector')
 HOW = ('replace', 'add', 'add_per_class', 'fill', 'pool_only', 'oversample')
 ARM = ('name', 'pool', 'augment', 'baseline', 'mix', 'mix_alpha', 'partner',
        'class_weights', 'logit_adjustment')
+PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
+             'difference')
 BUDGETS = ('steps', 'epochs', 'compute')
 MIXES = ('', 'mixup', 'cutmix')
 PARTNERS = ('batch', 'synthetic')
@@ -89,6 +91,28 @@ def _check_arms(config: dict):
   _named(config['baseline'], names, 'config.baseline', 'arm')
 
 
+def _check_published(config: dict):
+  """Refuses figures of what the study does not have, or without their words."""
+  names = [arm['name'] for arm in config['arms']]
+  metrics = evaluate.metrics(config['metric'], config['minority'])
+  for i, figure in enumerate(config['published']):
+    where = f'config.published[{i}]'
+    if not isinstance(figure, dict) or set(figure) != set(PUBLISHED):
+      raise errors.InputError(
+          f'{where}: {figure!r}; expected what common.published returns.')
+    _named(figure['classifier'], config['classifiers'], f'{where}.classifier',
+           'classifier')
+    _named(figure['arm'], names, f'{where}.arm', 'arm')
+    _named(figure['metric'], metrics, f'{where}.metric', 'metric')
+    errors.between(f'{where}.value', figure['value'], 0,
+                   1 if metrics[figure['metric']].PERCENT else float('inf'))
+    errors.count(f'{where}.n', figure['n'])
+    for key in ('source', 'difference'):
+      if not isinstance(figure[key], str) or not figure[key].strip():
+        raise errors.InputError(
+            f'{where}.{key}: {figure[key]!r}; expected some words.')
+
+
 def _check_length(block: dict, where: str):
   """A classifier's block has its length in steps or in epochs."""
   steps, epochs = block['steps'], block.get('epochs', 0)
@@ -140,6 +164,8 @@ def _check_evaluation(config: dict):
   measure.blocks(block['metrics'], 'config.evaluation.metrics')
   for key, least in (('every', 0), ('images', 2)):
     errors.count(f'config.curve.{key}', curve[key], least)
+  for key, share in config['collapse'].items():
+    errors.between(f'config.collapse.{key}', share, 0, 1, below=True)
   chosen = measure.blocks([curve['metric']], 'config.curve.metric')
   known = [name for name, other in measure.blocks(
       registry.names('image_metrics')).items() if _can_choose(other)]
@@ -177,6 +203,7 @@ def check(config: dict):
       _folder_name(name, f'config.{section}')
   _check_blocks(config)
   _check_arms(config)
+  _check_published(config)
 
 
 def _mixed(arm: dict) -> str:

@@ -7,11 +7,12 @@ import time
 
 import numpy as np
 
-from jaxaug import artefacts, mesh, schema, signals, units
+from jaxaug import artefacts, images, mesh, schema, signals, units
 from jaxaug.stages import (
   audit,
   classify,
   evaluate,
+  generate,
   pool,
   quality,
   report,
@@ -20,7 +21,7 @@ from jaxaug.stages import (
 STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'evaluate',
           'report')
 # A change of what the evaluation computes belongs into its hash.
-_VERSION = 4
+_VERSION = 5
 
 
 def _obedience(opened: units.Study, unit: units.Unit,
@@ -92,6 +93,8 @@ def _classifiers(opened: units.Study) -> dict:
       row = out[name]['arms'][arm['name']]
       row['generated'] = row['synthetic'] > 0 or (
           arm.get('partner') == 'synthetic')  # Mixed into every real one.
+    out[name]['ratios'] = evaluate.ratios(config['arms'], out[name],
+                                          config['alpha'])
   return out
 
 
@@ -123,25 +126,29 @@ def _results(opened: units.Study, command: str, devices) -> dict:
       'generators': _generators(opened, pools), 'pools': pools,
       'classifiers': classifiers,
       'across': evaluate.across(classifiers, config['alpha']),
+      'published': evaluate.published(config['published'], classifiers),
       'stages': dict(seconds)}
 
 
-def _pictures(opened: units.Study, most: int = 8) -> tuple[dict, dict]:
+def _pictures(opened: units.Study, most: int = 8) -> tuple[dict, dict, dict]:
   """Returns, of every pool, (real, fake) uint8 [K, M, H, W, C] and the pairs
-  of its audit."""
+  of its audit; and of every generator with a latent space its interpolation."""
   def rows(split):
     per = [np.flatnonzero(split.labels == k) for k in
            range(opened.spec.num_classes)]
     count = min(most, *map(len, per))
     return np.stack([split.images[p[:count]] for p in per])
-  grids, pairs = {}, {}
+  grids, pairs, between = {}, {}, {}
   for part in opened.parts:
+    for name, unit in _named(part, 'generate').items():
+      if (file := unit.folder.final / generate.INTERPOLATION).exists():
+        between[_title(opened, part, name)] = images.decode(file)
     audits = _named(part, 'audit')
     for name, unit in _named(part, 'pool').items():
       title = _title(opened, part, name)
       grids[title] = rows(part.splits.train), rows(pool.read(unit.folder))
       pairs[title] = audit.read(audits[name].folder)[1]
-  return grids, pairs
+  return grids, pairs, between
 
 
 def _work(opened: units.Study, last: str):
@@ -174,8 +181,8 @@ def _conclude(opened: units.Study, command: str, devices, stage: str) -> dict:
   results = artefacts.read_json(folder.final / 'results.json')
   page = folder.final / 'report.html'
   if stage == 'report' and not page.exists():
-    grids, pairs = _pictures(opened)
-    report.write(results, grids, page, pairs)
+    grids, pairs, between = _pictures(opened)
+    report.write(results, grids, page, pairs, between)
   # What the user looks for stands at the top, of the latest launch.
   for file in ('results.json', 'report.html'):
     if (folder.final / file).exists():

@@ -32,7 +32,7 @@ from jaxaug.stages import (
 )
 
 # A change of what a stage computes belongs into its hash.
-_VERSIONS = {'generate': 2, 'pool': 3, 'classify': 3, 'audit': 2,
+_VERSIONS = {'generate': 3, 'pool': 3, 'classify': 3, 'audit': 2,
              'quality': 1}
 JUDGE = 'judge'
 # Steps that an accelerator takes in one call, where the config leaves it open.
@@ -199,7 +199,7 @@ def _quality(study: Study, part: Part, name: str, source: Unit,
 def _generators(study: Study, part: Part, devices) -> dict[str, Unit]:
   config, units, train = study.config, {}, part.splits.train
   curve = config['curve']
-  chosen_by = [curve, _eye(study, devices).identity,
+  chosen_by = [curve, config['collapse'], _eye(study, devices).identity,
                part.manifest['digests']['validation']] if (
                    config['generators'] and curve['every']) else None
   for name, block in config['generators'].items():
@@ -218,7 +218,8 @@ def _generators(study: Study, part: Part, devices) -> dict[str, Unit]:
           sample_every=config['sample_every'], stride=_stride(config),
           curve=generate.curve(
               _eye(study, devices), part.splits.validation,
-              study.spec.num_classes, **curve) if chosen_by else None)
+              study.spec.num_classes, train=train,
+              collapse=config['collapse'], **curve) if chosen_by else None)
     if block['batch_size'] > len(train.labels):
       raise errors.InputError(
           f'config.generators.{name}.batch_size: {block["batch_size"]}; '

@@ -23,14 +23,26 @@ data = fake.load(height=8, width=12, channels=3, num_classes=4, per_class=16,
                  test_per_class=5)
 spec = types.ImageSpec(8, 12, 3, 4)
 
-def gan(folder, devices):
-  model = generate.build(spec, 'config.generators.g', 'cgan', dict(
-      z_dim=8, embed_dim=4, g_widths=(12, 8), d_widths=(8, 12), g_norm='batch',
-      spectral_norm=True, d_steps=2, dropout=0.3, mirror=True,
-      conditioning='projection', diff_augment='translation'))
+def generator(folder, devices, name, **options):
+  model = generate.build(spec, 'config.generators.g', name, options)
   generate.run(folder, name='g', spec=spec, train=data.train,
                train_digest='', model=model, steps=10, batch_size=16, seed=3,
                devices=devices, log_every=1, save_every=4, sample_every=5)
+
+def cgan(folder, devices):
+  generator(folder, devices, 'cgan', z_dim=8, embed_dim=4, g_widths=(12, 8),
+            d_widths=(8, 12), g_norm='batch', spectral_norm=True, d_steps=2,
+            dropout=0.3, mirror=True, conditioning='projection',
+            diff_augment='translation')
+
+def biggan(folder, devices):
+  generator(folder, devices, 'biggan', z_dim=8, width=2, d_steps=1)
+
+def vae(folder, devices):
+  generator(folder, devices, 'vae', z_dim=4, widths=(8,), embed_dim=4)
+
+def ccgan(folder, devices):  # It adapts to the training split.
+  generator(folder, devices, 'ccgan', z_dim=8, g_widths=(16,), d_widths=(16,))
 
 def classifier(folder, devices, model='resnet', runs=1, **network):
   # The bank and its gather as in a study: real images, then a pool.
@@ -69,13 +81,15 @@ def _records(folder):
 
 
 @pytest.fixture(scope='module',
-                params=['gan', 'classifier', 'two_densenets'])
+                params=['cgan', 'biggan', 'vae', 'ccgan', 'classifier',
+                        'two_densenets'])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
   env = os.environ | {
       'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=8'}
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
+                   '--xla_backend_optimization_level=0'}  # Compiles faster.
   done = subprocess.run([sys.executable, '-c', _CHILD, request.param, str(out)],
                         cwd=ROOT, env=env, capture_output=True, text=True,
                         timeout=300)
@@ -90,7 +104,8 @@ def test_losses_of_ten_steps_agree(both):
   for a, b in zip(one, eight, strict=True):
     assert a.keys() == b.keys()
     for name in a:
-      assert abs(a[name] - b[name]) <= 1e-5, (name, a, b)
+      most = 1e-5 * max(1, abs(a[name]))
+      assert abs(a[name] - b[name]) <= most, (name, a, b)
   losses = [r[k] for r in one for k in ('g_loss', 'train_loss') if k in r]
   assert len(losses) == 10 and np.std(losses) > 1e-3  # Something happened.
 

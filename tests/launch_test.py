@@ -83,6 +83,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     ('data.per_clas=5', ('config.data.per_clas:', "mean 'per_class'?")),
     ('dta.per_class=5', ('config.dta.per_class:', "mean 'data'?")),
     ('runz=5', ('config.runz:', "mean 'runs'?")),
+    ('collapse.obediense=0', ('config.collapse', "mean 'obedience'?")),
     ('generators.cgan.stepz=5', ('config.generators.cgan', "mean 'steps'?")),
     ('generators.gan.steps=5', ('config.generators', "mean 'cgan'?")),
     ('arms[9].name=x', ("'[9]'", 'config.arms', '[0], [1]')),
@@ -116,7 +117,8 @@ def test_wrong_names(capsys, workdir, override, nearest):
 @pytest.mark.parametrize('override', [
     'runs=two', 'runs=1.5', 'data.per_class=few', 'arms[4].replace=half',
     'generators.cgan.steps=1.5', 'classifiers.cnn.learning_rate=fast',
-    'data.val_fraction=x', 'data.allow_overlap=maybe', 'seed='])
+    'collapse.diversity=half', 'data.val_fraction=x',
+    'data.allow_overlap=maybe', 'seed='])
 def test_wrong_types(capsys, workdir, override):
   key, _, value = override.partition('=')
   has(refused(capsys, workdir, f'--config.{override}'), f'config.{key}: ',
@@ -129,6 +131,8 @@ def test_wrong_types(capsys, workdir, override):
     ('alpha=0.0', 'more than 0'),
     ('eval_every=0', 'at least 1'),
     ('generators.cgan.steps=0', 'at least 1'),
+    ('collapse.obedience=1.0', 'from 0 to below 1'),
+    ('collapse.diversity=-0.1', 'from 0 to below 1'),
     ('classifiers.cnn.batch_size=0', 'at least 1'),
     ('pools.cgan.per_class=-1', 'at least 0'),
     ('arms[1].name=real', 'a name of its own'),
@@ -218,6 +222,28 @@ def test_mistakes_in_a_config_file(capsys, tmp_path, edit, parts):
   (tmp_path / 'w').mkdir()
   (tmp_path / 'own.py').write_text(OWN.format(edit=edit))
   has(refused(capsys, tmp_path / 'w', config=tmp_path / 'own.py'), *parts)
+
+
+@pytest.mark.parametrize('change, parts', [
+    ({'classifier': 'b'}, ('.classifier: ', "classifier 'b'", 'one of c')),
+    ({'arm': 'reel'}, ('.arm: ', "arm 'reel'", "mean 'real'?")),
+    ({'metric': 'eror'}, ('.metric: ', "mean 'error'?")),
+    ({'metric': 'minority_accuracy'}, ('.metric: ', 'one of ')),
+    ({'value': 'few'}, (".value: 'few'", 'from 0 to 1')),
+    ({'value': 6.82}, ('.value: 6.82', 'from 0 to 1')),
+    ({'value': -.1, 'metric': 'cross_entropy'}, ('.value: -0.1', '0 or more')),
+    ({'n': 0}, ('.n: 0', 'at least 1')),
+    ({'source': ' '}, (".source: ' '", 'some words')),
+    ({'difference': ''}, (".difference: ''", 'some words')),
+    ({'more': 1}, (': ', 'common.published')),
+], ids=str)
+def test_published_figures_are_refused(capsys, tmp_path, change, parts):
+  (tmp_path / 'w').mkdir()
+  (tmp_path / 'own.py').write_text(OWN.format(edit=(
+      'config.published = (common.published("c", "real", 0.1, source="A", '
+      f'difference="B") | {change},)')))
+  line = refused(capsys, tmp_path / 'w', config=tmp_path / 'own.py')
+  has(line, 'config.published[0]' + parts[0], *parts[1:])
 
 
 def test_overrides_reach_the_config(tmp_path, capsys):

@@ -160,6 +160,39 @@ def test_hooks_are_due_at_the_end_once(tmp_path):
   assert [s for s in range(1, 8) if loop.due(s, 3, 7)] == [3, 6, 7]
 
 
+@pytest.mark.parametrize('stop', [3, 8, 15, STEPS])
+@pytest.mark.parametrize('killed', [None, 2, 7, 'end'], ids=str)
+def test_a_hook_may_end_the_run(tmp_path, stop, killed):
+  """At a look, between two records, as is all that is due at the end."""
+  calls = []
+  def hook(step, state, memory, writer):
+    calls.append(step)
+    return memory | {'stop': jnp.int32(step if step >= stop else 0)}
+  def end(step, state, memory, writer):
+    if killed == 'end':
+      raise KeyboardInterrupt
+    return memory | {'ends': memory['ends'] + step}
+  def run(batches=_batches):
+    memory = {'stop': jnp.int32(0), 'ends': jnp.int32(0)}
+    return loop.run(_step, batches, _start(), memory, steps=STEPS,
+                    folder=tmp_path, title='test', log_every=LOG,
+                    save_every=SAVE, hooks=(loop.Hook(1, hook),
+                                            loop.Hook(100, end)))[:2]
+  def batches(i):
+    if i == killed:
+      raise KeyboardInterrupt
+    return _batches(i)
+  if killed == 'end' or killed and killed < stop:
+    with pytest.raises(KeyboardInterrupt):
+      run(batches)
+  killed = None
+  for _ in range(2):  # The second time there is nothing left to do.
+    state, memory = run()
+    assert int(state['count']) == int(memory['ends']) == max(calls) == stop
+    assert [r['step'] for r in logs.read(tmp_path)] == sorted(
+        {*range(LOG, stop, LOG), stop})
+
+
 @pytest.mark.parametrize('bad', [1, 7, 8, 12, 17, STEPS])
 def test_a_bad_log_names_its_step_and_keeps_the_last_checkpoint(tmp_path, bad):
   step = functools.partial(_step, bad_at=bad)

@@ -1,4 +1,5 @@
 """The report page and the terminal table, from made-up results."""
+import base64
 import html.parser
 import io
 import json
@@ -7,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxaug import figures, registry, stats
 from jaxaug.stages import evaluate, report
@@ -206,6 +208,52 @@ def test_quality_of_a_pool():
   assert 'kept: step 4' in page.text
 
 
+def test_a_collapse_is_said_in_one_sentence():
+  """In the generator's row and before all verdicts; the rest stays."""
+  results = sample(generators=('a', 'b'))
+  watched = {'obedience': 'obedience_pixels', 'diversity': 'diversity_pixels'}
+  for entry in results['generators'].values():
+    entry |= {'watched': watched, 'collapsed_at': None, 'collapsed': None}
+    for point in entry['choice']:
+      point |= {'obedience_pixels': .5, 'diversity_pixels': .9}
+  figures_before = check(sample(generators=('a', 'b'))).tags.count('svg')
+  page = check(results)
+  assert page.tags.count('svg') == figures_before + 2
+  assert 'Label obedience, and diversity beside real images, %' in page.text
+  assert 'stopped at' not in page.text
+  for found, words in (
+      ({'number': 'obedience', 'best': .852, 'now': .121},
+       'label obedience fell to 12.1 % from 85.2 %'),
+      ({'number': 'diversity', 'best': .8, 'now': 1e-9},
+       'diversity fell to 0.0 % from 80.0 % of that of real images')):
+    results['generators']['b'] |= {'collapsed_at': 6000, 'collapsed': found}
+    text = ' '.join(check(results).text.split())
+    words = f'stopped at step 6,000: {words}; the weights of step 4 are used'
+    assert text.count(words) == 2
+    assert f'Generator b {words}.' in text
+    assert text.index('Before you trust this') < text.index(words) < (
+        text.index('Verdicts Arm'))
+    assert 'Generator a' not in text
+
+
+@pytest.mark.parametrize('classes, size, shown', [
+    (3, (92, 302), (92, 302)), (40, (1202, 302), (480, 241)),
+    (3, (260, 802), (156, 480))], ids=str)
+@pytest.mark.parametrize('channels', [1, 3])
+def test_an_interpolation_is_shown(classes, size, shown, channels):
+  """Small, and of many classes the first."""
+  results = sample(classes=classes)
+  image = np.random.default_rng(0).integers(0, 256, (*size, channels), np.uint8)
+  text = report.page(results, {'cgan': grid(classes)},
+                     interpolations={'cgan': image})
+  assert 'From one noise to another' in text
+  found, = re.findall(r'class="grid" src="data:image/png;base64,([^"]+)', text)
+  with Image.open(io.BytesIO(base64.b64decode(found))) as picture:
+    assert (picture.height, picture.width) == shown
+    assert picture.mode == ('L' if channels == 1 else 'RGB')
+  assert 'From one noise' not in report.page(results, {'cgan': grid(classes)})
+
+
 def test_every_figure_is_drawn():
   page = check(sample(arms=4, classifiers=2), {'cgan': grid()})
   # Two interval figures and four curves a classifier, three of the generator.
@@ -392,6 +440,140 @@ def test_budget_and_steps_where_they_differ():
   assert 'steps in every arm' not in words
   words = ' '.join(check(sample()).text.split())
   assert '100 steps in every arm' in words and 'same number of' in words
+
+
+STUDY = [
+    {'name': 'arm0', 'augment': 'standard'},
+    {'name': 'arm1', 'augment': 'standard', 'pool': 'cgan', 'replace': .5},
+    {'name': 'arm2', 'augment': 'standard', 'pool': 'cgan', 'pool_only': True},
+    {'name': 'arm3', 'augment': 'standard', 'pool': 'cgan', 'add': 1.},
+    {'name': 'arm4', 'augment': 'standard', 'pool': 'cgan', 'add': .25}]
+PUBLISHED = {'classifier': 'net0', 'arm': 'arm2', 'value': .1075, 'n': 1,
+             'metric': 'error', 'source': 'Some & others 2022',
+             'difference': 'all images, one training'}
+
+
+def with_ratios(arms=STUDY, published=(), **kind):
+  """Results of arms that differ in their ratio."""
+  results = sample(arms=len(arms), **kind)
+  for entry in results['classifiers'].values():
+    entry['ratios'] = evaluate.ratios(arms, entry, .05)
+  results['published'] = evaluate.published(published, results['classifiers'])
+  return json.loads(json.dumps(results))
+
+
+def test_ratios_are_those_of_the_arms():
+  group, = with_ratios()['classifiers']['net0']['ratios']
+  assert (group['pool'], group['plain']) == ('cgan', 'arm0')
+  assert {kind: [(p['ratio'], p['arm']) for p in points]
+          for kind, points in group['lines'].items()} == {
+      'replace': [(0, 'arm0'), (.5, 'arm1'), (1, 'arm2')],
+      'add': [(0, 'arm0'), (.25, 'arm4'), (1, 'arm3')]}
+
+
+@pytest.mark.parametrize('folds', [1, 4], ids='{} folds'.format)
+def test_intervals_by_ratio_are_those_of_means(folds):
+  """Student's by scipy; of folds with the larger error of Nadeau, Bengio."""
+  from scipy import stats as reference
+  entry = with_ratios(folds=folds)['classifiers']['net0']
+  point = entry['ratios'][0]['lines']['replace'][2]
+  values = np.reshape(entry['arms']['arm2']['values'], (folds, -1))
+  values = values.mean(1) if folds > 1 else values[0]
+  error = values.std(ddof=1) * np.sqrt(1 / len(values) +
+                                       (1 / 3 if folds > 1 else 0))
+  assert point['n'] == len(values)
+  np.testing.assert_allclose(point['mean'], values.mean(), rtol=1e-12)
+  np.testing.assert_allclose(
+      (point['low'], point['high']), reference.t.interval(
+          .95, len(values) - 1, values.mean(), error), rtol=1e-9)
+
+
+def other(i, **change):
+  return [arm | (change if j == i else {}) for j, arm in enumerate(STUDY)]
+
+
+@pytest.mark.parametrize('arms, kinds, plain', [
+    (STUDY[:2], [], None),
+    (STUDY[:2] + STUDY[3:4], [], None),
+    (STUDY[:3], ['replace'], 'arm0'),
+    (STUDY[1:], ['replace', 'add'], None),
+    (other(0, augment=''), ['replace', 'add'], None),
+    (other(0, oversample='max'), ['replace', 'add'], None),
+    (other(1, mix='mixup'), ['add'], 'arm0'),
+    (other(1, class_weights=1.), ['add'], 'arm0'),
+    (other(1, pool='vae'), ['add'], 'arm0'),
+    (other(4, add=1.), ['replace'], 'arm0'),
+    (other(4, add=None, add_per_class=9), ['replace'], 'arm0'),
+    (other(3, mix='', mix_alpha=1.), ['replace', 'add'], 'arm0')],
+    ids='{}'.format)
+def test_only_arms_that_differ_in_their_ratio_make_a_line(arms, kinds, plain):
+  results = with_ratios(
+      [arm | {'name': f'arm{i}'} for i, arm in enumerate(arms)])
+  groups = results['classifiers']['net0']['ratios']
+  assert [list(group['lines']) for group in groups] == [kinds] * bool(kinds)
+  assert [group['plain'] for group in groups] == [plain] * bool(kinds)
+  assert ('by ratio' in check(results).text) == bool(kinds)
+
+
+@pytest.mark.parametrize('metric, scale', [('error', 100),
+                                           ('cross_entropy', 1)])
+def test_what_is_drawn_by_ratio(metric, scale, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(figures, 'ratio_figure',
+                      lambda *args: drawn.append(args) or '')
+  published = [PUBLISHED, PUBLISHED | {'arm': 'arm0', 'value': .0682},
+               PUBLISHED | {'metric': 'macro_f1', 'value': .5},
+               PUBLISHED | {'classifier': 'net1', 'value': .2}]
+  results = with_ratios(published=published, classifiers=2, metric=metric)
+  shown = report.ratio_figures(results)
+  assert list(shown) == ['net0', 'net1']
+  arms = results['classifiers']['net0']['arms']
+  lines, marks, _ = drawn[0]
+  assert [p[0] for p in lines['replace']] == [0, 50, 100]
+  for line, names in (('replace', ('arm0', 'arm1', 'arm2')),
+                      ('add', ('arm0', 'arm4', 'arm3'))):
+    np.testing.assert_allclose([p[1] for p in lines[line]],
+                               [scale * arms[n]['mean'] for n in names])
+  if metric == 'error':  # Published figures of other measures are not drawn.
+    np.testing.assert_allclose(marks['replace'], [(0, 6.82), (100, 10.75)])
+    np.testing.assert_allclose(marks['add'], [(0, 6.82)])
+    assert drawn[1][1] == {'replace': [(100, 20.)], 'add': []}
+  else:
+    assert marks == {'replace': [], 'add': []}
+
+
+def test_the_figure_by_ratio_is_drawn():
+  before = check(sample(arms=5)).tags.count('svg')
+  results = with_ratios(published=[PUBLISHED], classifiers=2)
+  page = check(results)
+  assert page.tags.count('svg') == 2 * (before - 3) + 3 + 2
+  for words in ('Test top-1 error by ratio', 'images of cgan beside arm0',
+                'replacing', 'added', 'published'):
+    assert words in page.text, words
+  assert check(with_ratios(runs=1)).tags.count('svg') == before + 1
+
+
+def test_published_figures():
+  other_metric = PUBLISHED | {
+      'arm': 'arm1', 'metric': 'cross_entropy', 'value': .3, 'n': 4,
+      'difference': 'half the images'}
+  results = with_ratios(published=[PUBLISHED, other_metric])
+  arms = results['classifiers']['net0']['arms']
+  words = ' '.join(check(results).text.split())
+  row = arms['arm2']['metrics']['error']
+  assert (f'arm2 Top-1 error, % {100 * row["mean"]:.2f} ± '
+          f'{100 * row["std"]:.2f} (5) 10.75 (1)1') in words
+  row = arms['arm1']['metrics']['cross_entropy']
+  assert (f'arm1 Cross-entropy {row["mean"]:.4f} ± {row["std"]:.4f} (5) '
+          '0.3000 (4)2') in words
+  assert ('Some & others 2022. What differs: all images, one training Some & '
+          'others 2022. What differs: half the images') in words
+  assert 'no part in any test or verdict' in words
+
+
+def test_without_published_figures_nothing_of_them_shows():
+  for results in sample(), with_ratios():
+    assert 'ublished' not in check(results).text
 
 
 @pytest.mark.parametrize('channels, size', [(1, (8, 6)), (3, (96, 160))])

@@ -144,6 +144,11 @@ def test_the_workdir_of_a_finished_study(undisturbed):
   assert arms['real']['verdict'] == 'baseline'
   assert all(len(a['values']) == 2 for a in arms.values())
   assert 0 <= found['pools']['cgan']['obedience']['mean'] <= 1
+  generator = found['generators']['cgan']
+  assert generator['collapsed_at'] is generator['collapsed'] is None
+  made, = (workdir / 'generate').iterdir()
+  assert (made / 'interpolation.png').exists()
+  assert 'From one noise to another' in (workdir / 'report.html').read_text()
   assert (workdir / 'report.html').stat().st_size > 10_000
   kinds = [f.parent.name for f in stages(workdir)]
   assert {k: kinds.count(k) for k in ('data', 'generate', 'pools',

@@ -188,6 +188,82 @@ def across(classifiers: dict, alpha: float) -> dict:
           for (arm, row), p in zip(out.items(), corrected, strict=True)}
 
 
+# What an arm does beside choosing its images, and where it leaves that open.
+_TREATMENT = {'augment': '', 'mix': '', 'mix_alpha': 1.0, 'partner': 'batch',
+              'class_weights': 0.0, 'logit_adjustment': 0.0}
+
+
+def _treatment(arm: dict) -> tuple:
+  return tuple(arm.get(key, default) for key, default in _TREATMENT.items())
+
+
+def _ratio(arm: dict) -> tuple[str, float] | None:
+  """Returns how an arm uses its pool, and generated images for a real one."""
+  if arm.get('pool_only'):  # Nothing else than to replace all.
+    return 'replace', 1.0
+  return next(((kind, float(arm[kind])) for kind in ('replace', 'add')
+               if arm.get(kind) is not None), None)
+
+
+def ratios(arms: list[dict], entry: dict, alpha: float) -> list[dict]:
+  """Orders arms that differ in their ratio alone, so that it can be drawn.
+
+  Args:
+    arms: of the config.
+    entry: what `classifier` returned of them.
+    alpha: intervals cover 1 - alpha.
+
+  Returns:
+    For every pool and treatment (augmentation, mixture, loss) of which one
+    kind of use has two ratios or more: 'pool', 'plain' (the arm of real images
+    alone under the treatment, which has the ratio 0; or None) and 'lines',
+    'replace' or 'add' -> points by rising ratio, each with arm, ratio, n,
+    mean, and low and high (the mean's interval; None for one run).
+  """
+  groups, plain = {}, {}
+  for arm in arms:
+    if found := _ratio(arm):
+      kinds = groups.setdefault((arm['pool'], _treatment(arm)), {})
+      kinds.setdefault(found[0], {}).setdefault(found[1], arm['name'])
+    elif not arm.get('pool') and not arm.get('oversample'):
+      plain.setdefault(_treatment(arm), arm['name'])
+  out, folds = [], entry['folds']
+  def point(ratio, arm):
+    values = _over_folds(entry['arms'][arm]['values'], folds)
+    mean = stats.paired(values, np.zeros(len(values)), alpha,
+                        1 / (folds - 1) if folds > 1 else 0.)
+    return {'arm': arm, 'ratio': ratio, 'mean': mean['difference']} | {
+        k: mean[k] for k in ('low', 'high', 'n')}
+  for (pool, treatment), kinds in groups.items():
+    zero = plain.get(treatment)
+    lines = {kind: [point(*at) for at in sorted(
+        (({0.0: zero} if zero else {}) | found).items())]
+             for kind, found in kinds.items() if len(found) > 1}
+    if lines:
+      out.append({'pool': pool, 'plain': zero, 'lines': lines})
+  return out
+
+
+def published(figures: list[dict], classifiers: dict) -> list[dict]:
+  """Sets published figures beside the study's own.
+
+  Args:
+    figures: config.published.
+    classifiers: name -> what `classifier` returned.
+
+  Returns:
+    Each figure with 'label' and 'percent' of its metric, and 'ours': mean, std
+    and n.
+  """
+  out = []
+  for figure in figures:
+    arm = classifiers[figure['classifier']]['arms'][figure['arm']]
+    ours = arm['metrics'][figure['metric']]
+    out.append(figure | {k: ours[k] for k in ('label', 'percent')} | {
+        'ours': {k: ours[k] for k in ('mean', 'std', 'n')}})
+  return out
+
+
 def generator(folder: artefacts.Folder, model: str) -> dict:
   """Returns a generator's entry of results.json, but for its obedience."""
   manifest = artefacts.manifest(folder.final)
@@ -195,10 +271,12 @@ def generator(folder: artefacts.Folder, model: str) -> dict:
   records = logs.read(folder.final)
   return {'model': model, 'steps': manifest['steps'],
           'parameters': manifest['parameters'],
-          'seconds': manifest['seconds'], 'curve': manifest['curve'],
-          'chosen_step': manifest['chosen_step'],
+          'seconds': manifest['seconds'],
+          **{k: manifest[k] for k in ('curve', 'watched', 'chosen_step',
+                                      'collapsed_at', 'collapsed')},
           'curves': _curve(records, names),
-          'choice': _curve(records, (manifest['curve'],))}
+          'choice': _curve(records, (manifest['curve'],
+                                     *manifest['watched'].values()))}
 
 
 def overlap(data_digest: str, manifest: dict, name: str):

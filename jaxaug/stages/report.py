@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from jaxaug import artefacts, figures, stats
+from jaxaug import artefacts, collapse, figures, stats
 
 VERDICT_COLORS = {'helps': figures.BLUE, 'hurts': figures.ORANGE}
 MATRIX_CLASSES = 20   # Above, a confusion matrix is a picture.
@@ -25,7 +25,8 @@ BUDGETS = {
 
 
 # ---------------------------------------------------------------- the stage
-def write(results: dict, grids: dict, path, pairs: dict | None = None):
+def write(results: dict, grids: dict, path, pairs: dict | None = None,
+          interpolations: dict | None = None):
   """Writes the report page.
 
   Args:
@@ -35,13 +36,15 @@ def write(results: dict, grids: dict, path, pairs: dict | None = None):
     path: where the page goes; replaced only once it is whole.
     pairs: pool -> its images that are nearest to real ones, nearest first, as
       figures.closest takes them.
+    interpolations: generator -> uint8 [H, W, C], a grid with a class to a row.
   """
-  text = page(results, grids, pairs).encode()
+  text = page(results, grids, pairs, interpolations).encode()
   with artefacts.replacing(path) as f:
     f.write(text)
 
 
-def page(results: dict, grids: dict, pairs: dict | None = None) -> str:
+def page(results: dict, grids: dict, pairs: dict | None = None,
+         interpolations: dict | None = None) -> str:
   """Returns the report as HTML; arguments as in `write`."""
   import jinja2
 
@@ -66,12 +69,18 @@ def page(results: dict, grids: dict, pairs: dict | None = None) -> str:
         figures=each(classifier_figures, alpha), best=each(best),
         budget=BUDGETS.get(results['config'].get('budget')), images=images,
         uneven=any(len(steps(c)) > 1 for c in classifiers.values()),
+        ratios=ratio_figures(results),
+        published=published(results.get('published', ())),
         steps=steps, cautions=cautions(results), strips=figures.strips(grids),
+        interpolations={
+            name: figures.first_rows(grid, len(results['data']['class_names']))
+            for name, grid in (interpolations or {}).items()},
+        collapse=collapse.words,
         closest=figures.closest(pairs or {}), class_cells=CLASS_CELLS,
         generator_figures={
             name: figures.generator_figures(
                 g['curves'], g.get('choice', ()), g.get('curve') or '',
-                g.get('chosen_step'))
+                g.get('chosen_step'), g.get('watched', {}))
             for name, g in results.get('generators', {}).items()},
         qualities={name: pool['quality']
                    for name, pool in results.get('pools', {}).items()
@@ -311,6 +320,21 @@ def measures(classifier: dict) -> list:
                     for k in ('percent', 'lower_is_better'))))
 
 
+def published(figures: list) -> dict:
+  """Orders published figures for the page.
+
+  Returns:
+    'rows', classifier -> its figures, each with 'note', the number of what
+    must be said of it; 'notes', [(source, difference)], each once.
+  """
+  notes = list(dict.fromkeys((f['source'], f['difference']) for f in figures))
+  rows = {}
+  for figure in figures:
+    note = 1 + notes.index((figure['source'], figure['difference']))
+    rows.setdefault(figure['classifier'], []).append(figure | {'note': note})
+  return {'rows': rows, 'notes': notes}
+
+
 def cautions(results: dict) -> list:
   """Returns what a reader must know before trusting the verdicts."""
   out = []
@@ -322,6 +346,9 @@ def cautions(results: dict) -> list:
   for key, count in flat(results['data'].get('overlaps', {})):
     if count not in ('0', 'None', '[]', '{}'):
       out.append(f'Identical images, {key}: {count}.')
+  for name, entry in results.get('generators', {}).items():
+    if words := collapse.words(entry):
+      out.append(f'Generator {name} {words}.')
   for name, pool in results.get('pools', {}).items():
     audit = pool.get('audit') or {}
     for split in ('test', 'train'):
@@ -398,3 +425,35 @@ def classifier_figures(classifier: dict, alpha: float) -> dict:
           arm: figures.curve_figure(entry['curves'], None if arm == base
                                     else arms[base]['curves'], limits)
           for arm, entry in arms.items() if any(entry['curves'])}}
+
+
+def ratio_figures(results: dict) -> dict:
+  """Returns classifier -> [(caption, figure)] of its measure by ratio.
+
+  Published figures stand in it where they are of that measure.
+  """
+  out = {}
+  for name, classifier in results['classifiers'].items():
+    published = collections.defaultdict(list)
+    for figure in results.get('published', ()):
+      if (figure['classifier'], figure['metric']) == (
+          name, classifier['metric']):
+        published[figure['arm']].append(figure['value'])
+    out[name] = [_ratio_figure(classifier, group, published)
+                 for group in classifier.get('ratios', ())]
+  return {name: drawn for name, drawn in out.items() if drawn}
+
+
+def _ratio_figure(classifier: dict, group: dict, published: dict) -> tuple:
+  scale = 100 if classifier['percent'] else 1
+  lines = {kind: [
+      (100 * point['ratio'], *(None if point[k] is None else scale * point[k]
+                               for k in ('mean', 'low', 'high')))
+      for point in points] for kind, points in group['lines'].items()}
+  marks = {kind: [(100 * point['ratio'], scale * value) for point in points
+                  for value in published.get(point['arm'], ())]
+           for kind, points in group['lines'].items()}
+  beside = f' beside {group["plain"]}' if group['plain'] else ''
+  caption = (f'test {classifier["label"]}' + ', %' * classifier['percent'] +
+             f', images of {group["pool"]}{beside}')
+  return caption, figures.ratio_figure(lines, marks, caption)
