@@ -165,8 +165,9 @@ def build(spec: types.ImageSpec, *, network: str = 'fashion_mnist',
           ) -> types.GenerativeModel:
   """Returns the GAN with an auxiliary classifier; it trains as in the paper.
 
-  Known to help where D wins at once or samples are alike: class_on_fakes
-  False, label_smoothing 0.9, a lower d_lr; and the option balance 'behind'.
+  Where D wins at once, class_on_fakes False, label_smoothing 0.9, a lower d_lr
+  and balance 'behind' are known to help; where the samples of a class become
+  one image, d_norm 'batch'.
 
   Args:
     spec: height and width must double from G's grid, see g_widths.
