@@ -165,6 +165,7 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   config.log_every, config.save_every = 2, 4
   config.sample_every, config.eval_every = 4, 3
   config.curve.every, config.curve.images = 4, 100
+  config.evaluation.metrics = ('fid', 'prdc')
   if config.data.source in ('tfds', 'folder', 'npz'):
     # Nothing to download, to prepare, to have.
     config.data.source, config.data.name = 'fashion_mnist_small', None
