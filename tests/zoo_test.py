@@ -30,7 +30,7 @@ ENTRY = {'generators': 'build', 'classifiers': 'build', 'selectors': 'build',
 SMALL = {
     'acgan': {'hidden': 32, 'g_widths': (16, 16, 8), 'd_widths': (8, 8, 8, 8)},
     'alexnet': {'width': 0.25},
-    'biggan': {'width': 2, 'z_dim': 16, 'd_steps': 2,
+    'biggan': {'width': 2, 'z_dim': 16, 'd_steps': 1,
                'statistics': 'running'},
     'ccgan': {'g_widths': (32, 32), 'd_widths': (16, 16)},
     'dcgan': {'g_width': 8, 'd_width': 8},
