@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
                  if f.stem not in ('common', 'recipes', '__init__'))
 
+# Thirty trainings; two generators of kinds that others have as well.
+LONG = 'cifar_classifiers', 'fmnist_generators'
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
@@ -48,8 +50,8 @@ def study(workdir, config, *overrides, alone=True) -> dict:
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow) if name == 'cifar_classifiers'
-    else name for name in CONFIGS])  # It has thirty trainings.
+    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
+    for name in CONFIGS])
 def test_every_config_runs_to_its_report(tmp_path, name):
   results = study(tmp_path, f'configs/{name}.py:smoke')
   assert results['study'].endswith('_smoke')
