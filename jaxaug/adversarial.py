@@ -83,16 +83,16 @@ def _discriminator(module):
     return (scores.astype(jnp.float32),
             None if logits is None else logits.astype(jnp.float32), stats)
 
-  def both(d, params, real, fake, labels, key, separate):
-    """Looks at real and fake images; returns their _Scores and statistics."""
+  def both(d, params, shown, labels, key, separate):
+    """Looks at images [2B, H, W, C], real ones first; (_Scores, statistics)."""
     if separate:
+      real, fake = jnp.split(shown, 2)
       of_real, real_logits, stats = look(d, params, real, labels, key)
       of_fake, fake_logits, stats = look(d._replace(stats=stats), params, fake,
                                          labels, jax.random.fold_in(key, 1))
       logits = None if real_logits is None else (real_logits, fake_logits)
       return _Scores(of_real, of_fake, logits), stats
-    scores, logits, stats = look(d, params, jnp.concatenate([real, fake]),
-                                 jnp.tile(labels, 2), key)
+    scores, logits, stats = look(d, params, shown, jnp.tile(labels, 2), key)
     return _Scores(*jnp.split(scores, 2), None if logits is None else
                    tuple(jnp.split(logits, 2))), stats
   return look, both
@@ -105,8 +105,7 @@ def _d_player(look, both, tx, adversarial, augment, regular, classes, moves,
     """D's loss; (new statistics, scores, logs)."""
     key_aug, key_drop, key_extra = keys
     labels = real.labels
-    scores, stats = both(d, params, *jnp.split(shown, 2), labels, key_drop,
-                         separate)
+    scores, stats = both(d, params, shown, labels, key_drop, separate)
     value = source = adversarial.discriminator(scores.real, scores.fake)
     logs = losses.accuracies(scores.real, scores.fake, adversarial.threshold)
     if classes.weight:

@@ -460,12 +460,59 @@ def batch_norm(x, train: bool, dtype=jnp.float32, **more):
   return norm(**more)(x).astype(dtype)
 
 
-def _around(mean, deviation):
+def conv_of_doubled(lhs, rhs, window_strides, padding, **more):
+  """The SAME convolution of `lhs` doubled by repetition, without doubling it.
+
+  Taps that see one pixel are added up: of 3x3 ones 4/9 of the products remain,
+  of 5x5 ones 36/100.
+
+  Args:
+    lhs: [B, H, W, I].
+    rhs: [h, w, I, O].
+    window_strides, padding: 1 and SAME, whatever is given.
+    **more: what else `conv_general_dilated` takes.
+
+  Returns:
+    [B, 2 H, 2 W, O].
+  """
+  del window_strides, padding
+  pads = [((k + 1) // 2, k // 2 + 1) for k in rhs.shape[:2]]
+  return conv_general_dilated(lhs, _over_four(rhs).astype(lhs.dtype), (1, 1),
+                              pads, **more | {'lhs_dilation': (2, 2)})
+
+
+def halved_conv(lhs, rhs, window_strides, padding, **more):
+  """Means of the 2x2 pixels of a 3x3 SAME convolution, by 4/9 of the products.
+
+  Arguments as of `conv_of_doubled`; [B, H, W, I] -> [B, H / 2, W / 2, O].
+  """
+  del window_strides, padding
+  return conv_general_dilated(
+      lhs, (_over_four(rhs) / 4).astype(lhs.dtype), (2, 2), ((1, 1), (1, 1)),
+      **more)
+
+
+def _over_four(kernel):
+  """The sum of a kernel at 2x2 neighbouring pixels, one larger each way."""
+  shifts = (0, 1), (1, 0)
+  wide = kernel.astype(jnp.float32)
+  return sum(jnp.pad(wide, (i, j, (0, 0), (0, 0)))
+             for i in shifts for j in shifts)
+
+
+def uniform(fan_in: int):
+  """Returns Torch's initialiser of weights and biases: +-1/sqrt(fan_in)."""
+  edge = 1 / math.sqrt(fan_in)
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+      key, shape, dtype, -edge, edge)
+
+
+def normal_about(mean: float, deviation: float):
+  """Returns an initialiser; with a deviation of 0 it draws nothing."""
   if not deviation:
     return nn.initializers.constant(mean)
-  def init(key, shape, dtype=jnp.float32):
-    return mean + deviation * jax.random.normal(key, shape, dtype)
-  return init
+  draw = nn.initializers.normal(deviation)
+  return lambda *given: mean + draw(*given)
 
 
 class ConditionalBatchNorm(nn.Module):
@@ -484,7 +531,7 @@ class ConditionalBatchNorm(nn.Module):
     x = batch_norm(x, train, use_bias=False, use_scale=False)
     def table(name, mean):
       return nn.Embed(self.num_classes, channels, name=name,
-                      embedding_init=_around(mean, self.deviation))(
+                      embedding_init=normal_about(mean, self.deviation))(
                           labels)[:, None, None]
     return (x * table('gain', 1.0) + table('bias', 0.0)).astype(self.dtype)
 

@@ -42,23 +42,16 @@ class Level(typing.NamedTuple):
   z_dim: int
 
 
-def uniform(fan_in: int):
-  """Returns Torch7's initialiser of weights and biases: +-1/sqrt(fan_in)."""
-  bound = 1 / math.sqrt(fan_in)
-  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-      key, shape, dtype, -bound, bound)
-
-
 def dense(x, features: int, name: str, dtype):
   """A dense layer of Torch7, for the inside of a module: [B, D] -> [B, N]."""
-  init = uniform(x.shape[-1])
+  init = layers.uniform(x.shape[-1])
   return nn.Dense(features, dtype=dtype, kernel_init=init, bias_init=init,
                   name=name)(x)
 
 
 def conv(x, features: int, kernel: int, name: str, dtype, **more):
   """A square convolution of Torch7, for the inside of a module."""
-  init = uniform(kernel**2 * x.shape[-1])
+  init = layers.uniform(kernel**2 * x.shape[-1])
   return layers.Conv(features, (kernel, kernel), dtype=dtype, kernel_init=init,
                      bias_init=init, name=name, **more)(x)
 

@@ -295,6 +295,11 @@ def mixed(differences: dict, alpha: float = 0.05, ratio: float = 0.) -> dict:
   return out
 
 
+def test_share(folds: int) -> float:
+  """Test images for one training image of `folds`; 0 for one split."""
+  return 1 / (folds - 1) if folds > 1 else 0.
+
+
 def _folded(values, folds: int) -> np.ndarray:
   """Averages the runs of each fold, [folds]; one split's values stay."""
   values = _values(values)
@@ -355,7 +360,7 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
   """
   errors.count('stats: folds', folds)
   runs = {arm: _folded(values, folds) for arm, values in runs.items()}
-  ratio = 1 / (folds - 1) if folds > 1 else 0.
+  ratio = test_share(folds)
   against = {arm: (against or {}).get(arm, baseline)
              for arm in runs if arm != baseline}
   for other in (baseline, *against.values()):

@@ -60,33 +60,6 @@ def test_layers_have_the_published_shapes(size, given, g, d):
   assert maps == g + d
 
 
-@pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 7])
-def test_upsampled_is_the_convolution_of_the_doubled_image(size):
-  torch = pytest.importorskip('torch')
-  rng = np.random.default_rng(size)
-  x, w = (np.float32(rng.normal(size=shape))
-          for shape in ((2, 5, 4, 3), (size, size, 3, 6)))
-  def ours(x, w):
-    return acgan.upsampled(x, w, (1, 1), 'SAME',
-                           dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  y, pull = jax.vjp(ours, x, w)
-  assert y.shape == (2, 10, 8, 6)
-  leaves = [torch.tensor(a.transpose(axes).copy(), dtype=torch.float64,
-                         requires_grad=True)
-            for a, axes in ((x, (0, 3, 1, 2)), (w, (3, 2, 0, 1)))]
-  low = (size - 1) // 2
-  double = torch.nn.functional.interpolate(leaves[0], scale_factor=2)
-  double = torch.nn.functional.pad(double, 2 * (low, size - 1 - low))
-  want = torch.nn.functional.conv2d(double, leaves[1])
-  want.square().sum().backward()
-  for got, known, axes in (
-      (y, want.detach(), (0, 2, 3, 1)),
-      *zip(pull(2 * y), (leaf.grad for leaf in leaves),
-           ((0, 2, 3, 1), (2, 3, 1, 0)), strict=True)):
-    known = known.numpy().transpose(axes)
-    np.testing.assert_allclose(got, known, atol=1e-6 * np.abs(known).max())
-
-
 def _state(model):
   """A state whose averages are not those of the start, nor D's scores 0."""
   state = _jit(model.init)(KEY)

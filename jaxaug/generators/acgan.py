@@ -13,7 +13,6 @@ import typing
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxaug import adversarial, errors, layers, types
 
@@ -37,48 +36,8 @@ NETWORKS = {
                     0.5, 1)}
 
 
-def _norm(x, train, dtype, name):
-  return layers.batch_norm(x, train, dtype, name=name,
-                           scale_init=lambda *of: 1 + _N02(*of))
-
-
-def _folds(size: int):
-  """Which tap of an upsampled line is which pixel of the line before.
-
-  Returns:
-    ([2, T, size] of 0 and 1: for even and odd pixels, the taps that see one
-    and the same pixel; the first and the last of those T pixels, from here).
-  """
-  seen = (np.arange(2)[:, None] + np.arange(size) - (size - 1) // 2) // 2
-  low, high = seen.min(), seen.max()
-  return (seen[:, None] == np.arange(low, high + 1)[:, None]).astype(
-      np.float32), int(low), int(high)
-
-
-def upsampled(lhs, rhs, window_strides, padding, **how):
-  """The SAME convolution of `lhs` doubled (nearest), without doubling it.
-
-  Taps that see one pixel are added up first, so that a 5x5 kernel is a 3x3 one
-  for each of the four pixels that one becomes.
-
-  Args:
-    lhs: [B, H, W, I].
-    rhs: [h, w, I, O].
-    window_strides, padding: 1 and 'SAME'.
-    **how: what else `layers.conv_general_dilated` takes.
-
-  Returns:
-    [B, 2 H, 2 W, O].
-  """
-  del padding
-  (rows, *tall), (columns, *wide) = (_folds(n) for n in rhs.shape[:2])
-  kernel = jnp.einsum('pti,qsj,ijco->tscpqo', *(
-      a.astype(rhs.dtype) for a in (rows, columns)), rhs, precision='highest')
-  y = layers.conv_general_dilated(
-      lhs, kernel.reshape(*kernel.shape[:3], -1), window_strides,
-      [(-low, high) for low, high in (tall, wide)], **how)
-  y = y.reshape(*lhs.shape[:3], 2, 2, -1).swapaxes(2, 3)
-  return y.reshape(len(lhs), 2 * lhs.shape[1], 2 * lhs.shape[2], -1)
+_norm = functools.partial(layers.batch_norm,
+                          scale_init=layers.normal_about(1.0, 0.02))
 
 
 class Generator(nn.Module):
@@ -100,7 +59,7 @@ class Generator(nn.Module):
     inner = how | {'use_bias': self.norm == 'none'}
     def act(x, index):
       if self.norm == 'batch':
-        x = _norm(x, train, self.dtype, f'norm_{index}')
+        x = _norm(x, train, self.dtype, name=f'norm_{index}')
       return nn.relu(x)
 
     x = nn.Dense(self.hidden, name='hidden', **how)(self._latents(z, labels))
@@ -110,7 +69,7 @@ class Generator(nn.Module):
     transposed = functools.partial(layers.ConvTranspose, kernel_size=(4, 4),
                                    strides=(2, 2))
     up = functools.partial(nn.Conv, kernel_size=(5, 5),
-                           conv_general_dilated=upsampled)
+                           conv_general_dilated=layers.conv_of_doubled)
     for i, width in enumerate(self.widths[1:]):
       x = (up if doubles else transposed)(width, name=f'up_{i}', **inner)(x)
       x = act(x, i + 1)
@@ -145,7 +104,7 @@ class Discriminator(nn.Module):
                       use_bias=self.norm == 'none', dtype=self.dtype,
                       kernel_init=_N02, name=f'conv_{i}')(x)
       if self.norm == 'batch' and i:
-        x = _norm(x, train, self.dtype, f'norm_{i}')
+        x = _norm(x, train, self.dtype, name=f'norm_{i}')
       x = nn.leaky_relu(x, 0.2)
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = x.reshape(len(x), -1).astype(jnp.float32)

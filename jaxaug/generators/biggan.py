@@ -12,7 +12,6 @@ import math
 import typing
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from jaxaug import adversarial, errors, layers, types
@@ -27,40 +26,8 @@ _D = {1: ((4, 4, 4), 1), 2: ((4, 4, 4, 4), 2), 3: ((4, 4, 4, 4), 2),
 _N02 = nn.initializers.normal(0.02)
 
 
-def _uniform(fan_in: int):
-  """PyTorch's biases."""
-  edge = 1 / math.sqrt(fan_in)
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -edge, edge)
-  return init
-
-
 def _spectral(layer, x, train):
   return layers.SpectralNorm(layer, name=f'{layer.name}_sigma')(x, train)
-
-
-def _of_four(kernel):
-  """The sum of a 3x3 kernel at 2x2 neighbouring pixels: a 4x4 kernel."""
-  shifts = (0, 1), (1, 0)
-  wide = kernel.astype(jnp.float32)
-  return sum(jnp.pad(wide, (i, j, (0, 0), (0, 0)))
-             for i in shifts for j in shifts)
-
-
-def _after_doubling(x, kernel, strides, padding, **more):
-  """A 3x3 convolution of `_double(x)`, with 4/9 of the products."""
-  del strides, padding
-  return layers.conv_general_dilated(
-      x, _of_four(kernel).astype(x.dtype), (1, 1), ((2, 2), (2, 2)),
-      **more | {'lhs_dilation': (2, 2)})
-
-
-def _before_halving(x, kernel, strides, padding, **more):
-  """`_halve` of a 3x3 convolution of x, with 4/9 of the products."""
-  del strides, padding
-  return layers.conv_general_dilated(
-      x, (_of_four(kernel) / 4).astype(x.dtype), (2, 2), ((1, 1), (1, 1)),
-      **more)
 
 
 def _conv(x, features, kernel, name, train, dtype, bias=True,
@@ -68,14 +35,14 @@ def _conv(x, features, kernel, name, train, dtype, bias=True,
   return _spectral(layers.Conv(
       features, (kernel, kernel), padding=kernel // 2, use_bias=bias,
       dtype=dtype, kernel_init=_N02, name=name,
-      bias_init=_uniform(kernel**2 * x.shape[-1]),
+      bias_init=layers.uniform(kernel**2 * x.shape[-1]),
       conv_general_dilated=operation), x, train)
 
 
 def _dense(x, features, name, train, dtype, bias=True):
   return _spectral(nn.Dense(
       features, use_bias=bias, dtype=dtype, kernel_init=_N02, name=name,
-      bias_init=_uniform(x.shape[-1])), x, train)
+      bias_init=layers.uniform(x.shape[-1])), x, train)
 
 
 def _double(x):
@@ -165,7 +132,8 @@ class Generator(nn.Module):
     x = x.reshape(-1, *grid)
     for i, width in enumerate(self.widths):
       h = act(x, given[i], f'block_{i}_norm_0')
-      h = conv(h, width, 3, f'block_{i}_conv_0', operation=_after_doubling)
+      h = conv(h, width, 3, f'block_{i}_conv_0',
+               operation=layers.conv_of_doubled)
       h = act(h, given[i], f'block_{i}_norm_1')
       h = conv(h, width, 3, f'block_{i}_conv_1')
       # In either order, but so it is a quarter of the work.
@@ -193,7 +161,7 @@ class Discriminator(nn.Module):
       halves = i < self.halvings
       h = conv(nn.relu(x) if i else x, width, 3, f'block_{i}_conv_0')
       h = conv(nn.relu(h), width, 3, f'block_{i}_conv_1', operation=(
-          _before_halving if halves else layers.conv_general_dilated))
+          layers.halved_conv if halves else layers.conv_general_dilated))
       if halves:
         x = _halve(x)
       if halves or width != x.shape[-1]:

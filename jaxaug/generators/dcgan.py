@@ -8,6 +8,7 @@ first convolution. At 64x64x3 and without labels that is 3,576,704 and
 D sees a label map beside the image (as in Mirza and Osindero 2014, both sides
 are told) or adds a projection (Miyato and Koyama 2018).
 """
+import functools
 import typing
 
 import flax.linen as nn
@@ -17,11 +18,8 @@ import jax.numpy as jnp
 from jaxaug import adversarial, errors, layers, types
 
 _N02 = nn.initializers.normal(0.02)
-
-
-def _norm(x, train, dtype, name):
-  return layers.batch_norm(x, train, dtype, name=name,
-                           scale_init=lambda *of: 1 + _N02(*of))
+_norm = functools.partial(layers.batch_norm,
+                          scale_init=layers.normal_about(1.0, 0.02))
 
 
 class Generator(nn.Module):
@@ -36,7 +34,7 @@ class Generator(nn.Module):
     spec, ups = self.spec, len(self.widths)
     grid = spec.height >> ups, spec.width >> ups, self.widths[0]
     def act(x, index):
-      return nn.relu(_norm(x, train, self.dtype, f'norm_{index}'))
+      return nn.relu(_norm(x, train, self.dtype, name=f'norm_{index}'))
 
     if self.conditional:
       z = jnp.concatenate([z, jax.nn.one_hot(labels, spec.num_classes)], -1)
@@ -74,7 +72,7 @@ class Discriminator(nn.Module):
       x = layers.Conv(width, (4, 4), strides=(2, 2), use_bias=False,
                       dtype=self.dtype, kernel_init=_N02, name=f'down_{i}')(x)
       if i:
-        x = _norm(x, train, self.dtype, f'norm_{i}')
+        x = _norm(x, train, self.dtype, name=f'norm_{i}')
       x = nn.leaky_relu(x, 0.2)
     # A convolution by a kernel as large as the grid.
     x = x.reshape(len(x), -1).astype(jnp.float32)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxaug import augment, errors, layers, types
+from jaxaug import augment, errors, layers, players, types
 
 # The least standard deviation that is learned: half the step of 8-bit pixels.
 _LEAST_SIGMA = 1 / 255
@@ -232,7 +232,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 32,
   errors.positive('lr', lr)
   for name, value in (('b1', b1), ('b2', b2)):
     errors.between(name, value, 0, 1, below=True)
-  errors.between('ema_decay', ema_decay, 0, 1)
+  average = players.averaging(ema_decay, 0)
   halvings = len(widths)
   if spec.height % 2**halvings or spec.width % 2**halvings:
     raise errors.InputError(
@@ -249,11 +249,11 @@ def build(spec: types.ImageSpec, *, z_dim: int = 32,
   def loss(nats, kl):
     return objective(nats, kl, beta, free_bits)
   return _model(spec, network, z_dim, LIKELIHOODS[likelihood], loss,
-                optax.adam(lr, b1, b2), ema_decay,
+                optax.adam(lr, b1, b2), average,
                 augment.standard(flip=0.5 if mirror else 0.0))
 
 
-def _model(spec, network, z_dim, likelihood, loss, tx, ema_decay, flip):
+def _model(spec, network, z_dim, likelihood, loss, tx, average, flip):
   """The three functions and their helpers, see types.GenerativeModel."""
   def init(key):
     image = jnp.zeros((1, spec.height, spec.width, spec.channels))
@@ -280,11 +280,8 @@ def _model(spec, network, z_dim, likelihood, loss, tx, ema_decay, flip):
     updates, opt = tx.update(grads, net.opt, net.params)
     net = types.Net(optax.apply_updates(net.params, updates), stats, opt)
 
-    t = state.step.astype(jnp.float32)
-    decay = jnp.minimum(ema_decay, (1 + t) / (10 + t))
-    ema = optax.incremental_update(
-        {'params': net.params, 'batch_stats': stats}, state.ema, 1 - decay)
-    return VaeState(state.step + 1, net, ema), logs
+    return VaeState(state.step + 1, net,
+                    average(state.ema, net, state.step)), logs
 
   def decode(variables, z, labels):
     """Images at `z` [B, z_dim], standard normal under the prior."""

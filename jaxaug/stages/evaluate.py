@@ -182,7 +182,7 @@ def across(classifiers: dict, alpha: float) -> dict:
               c['arms'][arm]['values'],
               c['arms'][row['baseline']]['values']), folds)
           for name, c in classifiers.items()}, alpha,
-                             1 / (folds - 1) if folds > 1 else 0.)
+                             stats.test_share(folds))
   corrected = stats.holm([row['p'] for row in out.values()])
   return {arm: row | {'p_corrected': p}
           for (arm, row), p in zip(out.items(), corrected, strict=True)}
@@ -231,7 +231,7 @@ def ratios(arms: list[dict], entry: dict, alpha: float) -> list[dict]:
   def point(ratio, arm):
     values = _over_folds(entry['arms'][arm]['values'], folds)
     mean = stats.paired(values, np.zeros(len(values)), alpha,
-                        1 / (folds - 1) if folds > 1 else 0.)
+                        stats.test_share(folds))
     return {'arm': arm, 'ratio': ratio, 'mean': mean['difference']} | {
         k: mean[k] for k in ('low', 'high', 'n')}
   for (pool, treatment), kinds in groups.items():

@@ -395,7 +395,7 @@ def classifier_figures(classifier: dict, alpha: float) -> dict:
   """Returns 'own', 'differences' (or None) and 'curves' by arm."""
   arms, base = classifier['arms'], classifier['baseline']
   folds, scale = classifier['folds'], 100 if classifier['percent'] else 1
-  ratio = 1 / (folds - 1) if folds > 1 else 0.
+  ratio = stats.test_share(folds)
   values = {arm: scale * np.asarray(row['values'], float)
             for arm, row in arms.items()}
   if folds > 1:  # A dot a fold: its runs share their test images.
