@@ -20,7 +20,7 @@ import rich.console
 import rich.table
 from jax import lax
 
-from jaxaug import layers
+from jaxaug import convolution
 
 try:
   import torch
@@ -104,7 +104,7 @@ def measure(shape, seconds):
   keys = jax.random.split(jax.random.key(0), 3)
   x = jax.random.normal(keys[0], (batch, size, size, channels))
   kernel = jax.random.normal(keys[1], (k, k, channels, out))
-  ours = operations(layers.conv_general_dilated, shape)
+  ours = operations(convolution.conv_general_dilated, shape)
   stock = operations(lax.conv_general_dilated, shape)
   y = jax.eval_shape(ours['forward'], x, kernel, None)
   dy = jax.random.normal(keys[2], y.shape)

@@ -148,14 +148,14 @@ def two_passes(name, spec, batch_size, settings) -> pairs.Pair:
 
 def biggan(spec, batch_size, settings) -> pairs.Pair:
   """Of `generators.biggan`."""
-  model, hyper, state, images, labels = _open('biggan', spec, batch_size,
-                                              settings)
+  # Of the images alone: a step is the same.
+  model, hyper, state, images, labels = _open(
+      'biggan', spec, batch_size, settings | {'statistics': 'batch'})
   g, d = (torch_biggan.load(make(spec, hyper), net.params, net.stats).to(
       memory_format=torch.channels_last) for make, net in (
           (torch_biggan.Generator, state.g),
           (torch_biggan.Discriminator, state.d)))
-  _compare('biggan', model, state, labels, copy.deepcopy(g).train(
-      hyper['statistics'] == 'batch'))
+  _compare('biggan', model, state, labels, copy.deepcopy(g).train())
   update, _ = torch_biggan.training(g, d, hyper)
   shape = model.d_steps, batch_size
   x = torch.from_numpy(images).view(*shape, *images.shape[1:])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxaug import layers
+from jaxaug import convolution
 
 EPSILON, MOMENTUM = 1e-5, 0.9
 
@@ -179,7 +179,7 @@ def _steps(x, kernel, least: int = 1) -> int:
   """In how many steps a batch goes through a layer."""
   batch, h, w, channels = x.shape
   size, _, _, out = kernel.shape
-  count = layers.steps(batch, h * w * max(channels, size * size * out))
+  count = convolution.steps(batch, h * w * max(channels, size * size * out))
   return max(count, least if batch % least == 0 else 1)
 
 

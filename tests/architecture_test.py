@@ -11,12 +11,12 @@ PACKAGE = ROOT / 'jaxaug'
 # From the bottom up. Members of one rank never import each other.
 RANKS = (
     ('errors',),
-    ('types', 'registry', 'warp'),
+    ('types', 'registry', 'warp', 'winograd'),
     ('images', 'artefacts', 'confusion', 'probabilities',
-     'policy'),
+     'policy', 'convolution'),
     ('layers', 'losses', 'augment', 'splits', 'stats', 'audit', 'mesh',
      'checkpoint', 'logs', 'signals', 'figures', 'cost', 'resampling',
-     'moments', 'neighbours', 'sides', 'ada', 'penalties', 'winograd'),
+     'moments', 'neighbours', 'sides', 'ada', 'penalties'),
     ('players',),
     ('adversarial', 'supervised', 'residual', 'fused', 'collapse', 'weights'),
     ('pyramid',),

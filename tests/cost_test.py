@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from jaxaug import cost, layers
+from jaxaug import convolution, cost
 
 SQUARE = jnp.zeros((3, 3))
 CASES = {
@@ -29,7 +29,7 @@ def test_by_hand(name):
 
 
 @pytest.mark.parametrize('conv', [lax.conv_general_dilated,
-                                  layers.conv_general_dilated])
+                                  convolution.conv_general_dilated])
 @pytest.mark.parametrize('groups, stride, dilation', [
     (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)])
 def test_convolution_and_its_gradients(conv, groups, stride, dilation):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import errors, layers, resampling, types, winograd
+from jaxaug import convolution, errors, layers, resampling, types, winograd
 from jaxaug import weights as files
 
 _PUBLISHED = files.Published(
@@ -146,7 +146,7 @@ def _conv(params, x, stride=1, pad=(0, 0)):
   elif stride == 2 and jax.default_backend() == 'cpu':
     y = _strided(kernel, x)
   else:
-    y = layers.conv_general_dilated(
+    y = convolution.conv_general_dilated(
         x, kernel, (stride, stride), pads,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   return jnp.maximum(y + bias, 0)
@@ -216,7 +216,7 @@ def _first(params, block, names, x):
   """
   kernels = [params[f'{block}.{name}'][0] for name in names]
   ends = np.cumsum([kernel.shape[3] for kernel in kernels])[:-1]
-  y = layers.conv_general_dilated(
+  y = convolution.conv_general_dilated(
       x, jnp.concatenate(kernels, 3), (1, 1), 'VALID',
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   return jnp.split(y, ends, 3)

@@ -8,7 +8,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import errors, layers, resampling, types
+from jaxaug import convolution, errors, layers, resampling, types
 from jaxaug import weights as files
 
 _PUBLISHED = files.Published(
@@ -82,7 +82,7 @@ def _of_torch(take) -> dict:
 
 def _conv(params, x, padding='VALID', stride=1, groups=1):
   kernel, bias = params
-  return bias + layers.conv_general_dilated(
+  return bias + convolution.conv_general_dilated(
       x, kernel, (stride,) * 2, padding, feature_group_count=groups,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import errors, layers, resampling, types
+from jaxaug import convolution, errors, layers, resampling, types
 from jaxaug import weights as files
 
 _PUBLISHED = files.Published(
@@ -60,7 +60,7 @@ def _read(file) -> tuple[dict, bool]:
 
 def _conv(x, params, stride=1, pad=0):
   kernel, bias = params
-  x = layers.conv_general_dilated(
+  x = convolution.conv_general_dilated(
       x, kernel, (stride,) * 2, ((pad, pad),) * 2,
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   return jnp.maximum(x + bias, 0)

@@ -6,7 +6,7 @@ its training.
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import errors, layers, resampling, types
+from jaxaug import convolution, errors, layers, resampling, types
 from jaxaug import weights as files
 
 _PUBLISHED = files.Published(
@@ -71,7 +71,7 @@ def _pool5(params, x):
   for block, (_, n) in enumerate(_BLOCKS, 1):
     for i in range(1, n + 1):
       kernel, bias = params[f'block{block}_conv{i}']
-      x = jnp.maximum(bias + layers.conv_general_dilated(
+      x = jnp.maximum(bias + convolution.conv_general_dilated(
           x, kernel, (1, 1), 'SAME',
           dimension_numbers=('NHWC', 'HWIO', 'NHWC')), 0)
     x = layers.max_pool(x)
