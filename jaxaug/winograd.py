@@ -54,66 +54,6 @@ def _matrices(m: int, r: int):
   return of_input, of_kernel, of_output
 
 
-def _transforms(tile, size):
-  """Returns (input, kernel, output), each (matrix of rows, of columns)."""
-  return zip(*map(_matrices, tile, size), strict=True)
-
-
-def _combine(matrix, parts):
-  """Returns matrix @ parts as sums of whole arrays, without the zeros."""
-  def row(weights):
-    return sum(part if weight == 1 else float(weight) * part
-               for weight, part in zip(weights, parts, strict=True) if weight)
-  return [row(weights) for weights in matrix]
-
-
-def _sums(matrices, parts):
-  """[a][b] = sum of rows[a, i] columns[b, j] parts[i][j], as whole arrays."""
-  rows, columns = matrices
-  halves = [_combine(rows, column) for column in zip(*parts, strict=True)]
-  return [_combine(columns, half) for half in zip(*halves, strict=True)]
-
-
-def _turned(matrices):
-  return tuple(matrix.T for matrix in matrices)
-
-
-def _tiles(shape, tile):
-  """How many tiles cover an image of `shape` (height, width)."""
-  return [-(-n // m) for n, m in zip(shape, tile, strict=True)]
-
-
-def _crop(x, low, size):
-  """Puts `low` rows and columns of zeros in front, and cuts to `size`."""
-  pads = [(lo, n - lo - m, 0) for lo, n, m in
-          zip(low, size, x.shape[1:3], strict=True)]
-  return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-
-
-def _pixels(x, counts, tile, size):
-  """[i][j]: pixel (i, j) of every tile of `size`, a `tile` apart."""
-  (h, w), (mh, mw) = counts, tile
-  return [[x[:, i:i + h * mh - mh + 1:mh, j:j + w * mw - mw + 1:mw]
-           for j in range(size[1])] for i in range(size[0])]
-
-
-def _placed(parts):
-  """The inverse of `_pixels` where size = tile."""
-  y = jnp.stack([jnp.stack(row, 3) for row in parts], 2)
-  b, h, mh, w, mw, c = y.shape
-  return y.reshape(b, h * mh, w * mw, c)
-
-
-def _product(a, b, of_a, of_b):
-  """Sums over dimension `of_a` of a [P, M] and `of_b` of b."""
-  return lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())),
-                         lax.Precision.HIGHEST)
-
-
-def _flat(x):
-  return x.reshape(-1, x.shape[-1])
-
-
 def transform(kernel, tile: tuple[int, int], turned: bool = False) -> Kernel:
   """Makes a Kernel of an ordinary one.
 
