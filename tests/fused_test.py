@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxaug import fused, layers
+from jaxaug import convolution, fused
 
 # (images, height, width, channels, features, kernel)
 CASES = [(4, 8, 8, 5, 3, 3), (3, 5, 9, 4, 2, 3), (4, 7, 6, 9, 8, 1),
@@ -46,7 +46,7 @@ def _agree(fast, plain, args, dy):
 @pytest.mark.parametrize('limit', [2 ** 19, 64], ids=['whole', 'in parts'])
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_values_and_gradients(case, limit, monkeypatch):
-  monkeypatch.setattr(layers, '_CHUNK', limit)
+  monkeypatch.setattr(convolution, '_CHUNK', limit)
   *args, dy = _arrays(case)
   _agree(lambda *a: fused._fast(*a)[0], _plain, tuple(args), dy)
 
@@ -55,7 +55,7 @@ def test_values_and_gradients(case, limit, monkeypatch):
 @pytest.mark.parametrize('batch', [4, 3, 1])
 def test_dense_block(batch, limit, monkeypatch):
   """Three layers that share an array, against three that are put together."""
-  monkeypatch.setattr(layers, '_CHUNK', limit)
+  monkeypatch.setattr(convolution, '_CHUNK', limit)
   rng, growth = np.random.default_rng(batch), 3
   x = rng.normal(1, 2, (batch, 6, 5, 4))
   weights = tuple(zip(*(
