@@ -199,6 +199,7 @@ def _kernel_grad(window, size, x, dy):
   kernel = *size, x.shape[3], dy.shape[3]
   view = _strided(window, kernel)
   if view:
+    # Turned as it is: to turn the gradient around takes longer than to make it.
     return _of_both(view, kernel, *((dy, x) if view.turned else (x, dy)))
   if dilation != (1, 1):
     if stride != (1, 1):
@@ -278,15 +279,16 @@ def _strided(window, kernel):
   return _View(turned, stride[0], low, fold, h)
 
 
-def _fold(x, by):
-  """[B, H, W, C] -> [B, H / by, W / by, by by C]."""
+def _fold(x, rows, columns):
+  """[B, H, W, C] -> [B, H / rows, W / columns, rows columns C]."""
   _, h, w, channels = x.shape
-  x = x.reshape(-1, h // by, by, w // by, by * channels).swapaxes(2, 3)
-  return x.reshape(-1, h // by, w // by, by * by * channels)
+  h, w = h // rows, w // columns
+  x = x.reshape(-1, h, rows, w, columns * channels).swapaxes(2, 3)
+  return x.reshape(-1, h, w, rows * columns * channels)
 
 
 def _unfold(x, by):
-  """The inverse of `_fold`."""
+  """The inverse of `_fold`, as many rows as columns."""
   _, h, w, channels = x.shape
   x = x.reshape(-1, h, w, by, channels // by).swapaxes(2, 3)
   return x.reshape(-1, h * by, w * by, channels // by**2)
@@ -318,15 +320,17 @@ def _transformed(view, kernel):
 
 def _to_small(view, grid, x, kernel):
   """The small image, of height and width `grid`, that a large one makes."""
-  x = _fold(winograd.crop(x, view.low, view.whole(grid)), view.block)
+  x = winograd.crop(x, view.low, view.whole(grid))
+  x = _fold(x, view.block, view.block)
   y = winograd.conv(x, _transformed(view, kernel))
   return winograd.crop(_unfold(y, view.fold), (0, 0), grid)
 
 
 def _grown(view, x):
   """A small image, folded."""
-  return _fold(winograd.crop(x, (0, 0), [-(-n // view.fold) * view.fold
-                                 for n in x.shape[1:3]]), view.fold)
+  x = winograd.crop(x, (0, 0), [-(-n // view.fold) * view.fold
+                                for n in x.shape[1:3]])
+  return _fold(x, view.fold, view.fold)
 
 
 def _to_large(view, shape, x, kernel):
@@ -341,8 +345,9 @@ def _to_large(view, shape, x, kernel):
 def _of_both(view, shape, large, small):
   """The gradient by the kernel [*shape]."""
   large = winograd.crop(large, view.low, view.whole(small.shape[1:3]))
-  grad = winograd.kernel_grad(_fold(large, view.block), _grown(view, small),
-                              (view.taps,) * 2, _TILE, view.turned)
+  large = _fold(large, view.block, view.block)
+  grad = winograd.kernel_grad(large, _grown(view, small), (view.taps,) * 2,
+                              _TILE, view.turned)
   back = jax.linear_transpose(functools.partial(_folded, view),
                               jax.ShapeDtypeStruct(shape, grad.dtype))
   return back(grad)[0]
@@ -454,9 +459,7 @@ def _correlate_folded(stride, low, size, precision, x, dy):
   (sh, sw), channels, out = stride, x.shape[3], dy.shape[3]
   th, tw = size[0] // sh, size[1] // sw
   h, w = dy.shape[1] + th - 1, dy.shape[2] + tw - 1
-  x = winograd.crop(x, low, (h * sh, w * sw))
-  x = x.reshape(-1, h, sh, w, sw, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, sh * sw * channels)
+  x = _fold(winograd.crop(x, low, (h * sh, w * sw)), sh, sw)
   grad = _correlate((1, 1), (0, 0), (th, tw), precision, x, dy)
   grad = grad.reshape(th, tw, sh, sw, channels, out)
   return grad.transpose(0, 2, 1, 3, 4, 5).reshape(*size, channels, out)
