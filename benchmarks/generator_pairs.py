@@ -20,6 +20,7 @@ from benchmarks import (
   torch_pyramid,
   torch_vae,
 )
+from benchmarks.torch_layout import nchw, nhwc
 from jaxaug import registry
 
 _ADAM = functools.partial(torch.optim.Adam, fused=True)
@@ -43,7 +44,7 @@ def _compare(name, model, state, labels, theirs):
   with torch.no_grad():
     images = theirs(torch.from_numpy(z), torch.from_numpy(labels).long())
   ours = jax.jit(model.decode)(model.variables(state), z, labels)
-  pairs.compare(name, ours, pairs.nhwc(images))
+  pairs.compare(name, ours, nhwc(images))
 
 
 def _pair(model, state, images, labels, step) -> pairs.Pair:
@@ -63,7 +64,7 @@ def _averaging(decay, *nets):
 
 
 def _floats(images):
-  return pairs.nchw(torch.from_numpy(images)).float() / 127.5 - 1
+  return nchw(torch.from_numpy(images)).float() / 127.5 - 1
 
 
 def _hinge_step(hyper, g, d, images, y):
@@ -77,8 +78,7 @@ def _hinge_step(hyper, g, d, images, y):
     return g(torch.randn(len(y), hyper['z_dim']), y)
 
   def d_update(fake):
-    both = pairs.nchw(torch.cat([pairs.nhwc(_floats(images)),
-                                 pairs.nhwc(fake)]))
+    both = nchw(torch.cat([nhwc(_floats(images)), nhwc(fake)]))
     on_real, on_fake = d(both, y.repeat(2)).chunk(2)
     loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
     d_opt.zero_grad()

@@ -11,19 +11,10 @@ import flax.traverse_util
 import jax
 import numpy as np
 import torch
-from torch import nn
+
+from benchmarks import torch_layout
 
 TOLERANCE = 1e-4
-
-
-def nchw(x):
-  """[B, H, W, C] -> [B, C, H, W] of the same memory: channels_last."""
-  return x.permute(0, 3, 1, 2)
-
-
-def nhwc(x):
-  """[B, C, H, W] -> [B, H, W, C]."""
-  return x.permute(0, 2, 3, 1)
 
 
 def twin(module, params):
@@ -37,12 +28,9 @@ def twin(module, params):
   assert count == expected, f'{type(module).__name__}: {count}, not {expected}'
   for path, value in flax.traverse_util.flatten_dict(params).items():
     *names, kind = path
-    layer, value = module.get_submodule('.'.join(names)), np.array(value)
+    layer = module.get_submodule('.'.join(names))
     layer = getattr(layer, 'conv' if kind == 'kernel' else 'norm', layer)
-    if kind == 'kernel' and isinstance(layer, nn.ConvTranspose2d):
-      value = value[::-1, ::-1].transpose(2, 3, 0, 1).copy()
-    elif kind == 'kernel':
-      value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+    value = torch_layout.weight(value, kind, layer)
     weight = layer.bias if kind == 'bias' else layer.weight
     assert weight.shape == value.shape, path
     weight.data.copy_(torch.from_numpy(value))

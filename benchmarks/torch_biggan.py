@@ -8,11 +8,12 @@ import functools
 import math
 
 import flax.traverse_util
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.utils import parametrize
+
+from benchmarks.torch_layout import nchw, weight
 
 # Channels of the blocks in units of `width`, by the smaller side's least: of G,
 # of D, and how many of D's halve.
@@ -154,7 +155,7 @@ class Generator(nn.ModuleDict):
     z, *rest = z.chunk(self.shares, 1)
     given = self['shared'](labels) if 'shared' in self else labels
     c, h, w = self.grid
-    x = self['noise_map'](z).view(-1, h, w, c).permute(0, 3, 1, 2)
+    x = nchw(self['noise_map'](z).view(-1, h, w, c))
     for i in range(self.ups):
       own = torch.cat([given, rest[i]], 1) if rest else given
       y = F.relu(self[f'block_{i}_norm_0'](x, own))
@@ -214,13 +215,6 @@ def tensor(net, *path):
       'mean': 'running_mean', 'var': 'running_var'}.get(kind, kind))
 
 
-def layout(path, value):
-  """Returns flax's array under `path` as PyTorch has it."""
-  if path[-1] == 'kernel':
-    value = np.transpose(value, (3, 2, 0, 1) if value.ndim == 4 else (1, 0))
-  return value
-
-
 def load(net, params, stats):
   """Gives `net` flax's weights and state; it must have no others.
 
@@ -232,7 +226,7 @@ def load(net, params, stats):
   expected = sum(x.size for x in flat.values())
   assert count == expected, f'{type(net).__name__}: {count}, not {expected}'
   for path, value in (flat | flax.traverse_util.flatten_dict(stats)).items():
-    value, to = layout(path, np.array(value)), tensor(net, *path)
+    value, to = weight(value, path[-1]), tensor(net, *path)
     assert to.shape == value.shape, path
     to.data.copy_(torch.from_numpy(value))
   return net
@@ -257,7 +251,7 @@ def training(g, d, hyper):
   def d_update(z, image, label):
     with torch.no_grad():
       fake = g(z, label)
-    real = (image.to(fake.dtype) / 127.5 - 1).permute(0, 3, 1, 2)
+    real = nchw(image.to(fake.dtype) / 127.5 - 1)
     on_real, on_fake = d(torch.cat([real, fake]), label.repeat(2)).chunk(2)
     loss = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
     d_opt.zero_grad()

@@ -8,15 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from benchmarks import torch_biggan, torch_plain
-
-
-def _nchw(x):
-  """[B, H, W, C] -> [B, C, H, W] of the same memory: channels_last."""
-  return x.permute(0, 3, 1, 2)
-
-
-def _nhwc(x):
-  return x.permute(0, 2, 3, 1)
+from benchmarks.torch_layout import flat, nchw, nhwc
 
 
 class Generator(nn.ModuleDict):
@@ -45,8 +37,8 @@ class Generator(nn.ModuleDict):
 
     grid = (len(labels), *self.grid, -1)
     label = self['label_map'](self['embed'](labels)).view(grid)
-    x = act(_nchw(self['noise_map'](z).view(grid)), 'norm_0')
-    x = _nchw(torch.cat([_nhwc(x), label], 3))
+    x = act(nchw(self['noise_map'](z).view(grid)), 'norm_0')
+    x = nchw(torch.cat([nhwc(x), label], 3))
     for i in range(1, self.depth):
       x = act(self[f'up_{i - 1}'](x), f'norm_{i}')
     return torch.tanh(self['image'](x))
@@ -80,10 +72,10 @@ class Discriminator(nn.ModuleDict):
   def forward(self, x, labels):
     if 'embed' in self:
       label = self['label_map'](self['embed'](labels)).view(-1, *self.grid, 1)
-      x = _nchw(torch.cat([_nhwc(x), label], 3))
+      x = nchw(torch.cat([nhwc(x), label], 3))
     for i in range(self.depth):
       x = F.leaky_relu(self[f'down_{i}'](x), 0.2)
-    x = _nhwc(x).reshape(len(x), -1)
+    x = flat(x)
     if self.dropout:
       x = F.dropout(x, self.dropout, self.training)
     score = self['score'](x)[:, 0]

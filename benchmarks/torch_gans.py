@@ -4,12 +4,12 @@ A network is built as (spec, hyper), hyper being the arguments of `build`; its
 layers have the names of the flax parameters. Images are [B, C, H, W]; dense
 layers read and write pixels as flax has them, [B, H * W * C].
 """
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from benchmarks import torch_plain
+from benchmarks.torch_layout import flat, weight
 
 # Of AC-GAN: units, channels of G and of D, dropout, as `build` has them.
 AC_SIZES = {
@@ -19,10 +19,6 @@ AC_SIZES = {
     'cifar': dict(hidden=384, g_widths=(192, 96, 48),
                   d_widths=(16, 32, 64, 128, 256, 512), d_norm='batch',
                   dropout=0.5)}
-
-
-def _flat(x):
-  return x.permute(0, 2, 3, 1).reshape(len(x), -1)
 
 
 def _with_class(z, labels, classes):
@@ -94,7 +90,7 @@ class DcDiscriminator(nn.ModuleDict):
     for i in range(self.depth):
       x = self[f'down_{i}'](x)
       x = F.leaky_relu(self[f'norm_{i}'](x) if i else x, 0.2)
-    x = _flat(x)
+    x = flat(x)
     score = self['score'](x)[:, 0]
     if 'projection' in self:
       score = score + (self['projection'](labels) * x).sum(1)
@@ -170,7 +166,7 @@ class AcDiscriminator(nn.ModuleDict):
       x = self[f'conv_{i}'](x)
       x = self[f'norm_{i}'](x) if f'norm_{i}' in self else x
       x = F.dropout(F.leaky_relu(x, 0.2), self.dropout, self.training)
-    x = _flat(x)
+    x = flat(x)
     return self['score'](x)[:, 0], self['class'](x)
 
 
@@ -180,16 +176,6 @@ NETWORKS = {'dcgan': (DcGenerator, DcDiscriminator),
 
 _NAMES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight',
           'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
-
-
-def from_flax(layer, kind, value):
-  """An array of flax as `layer` has it, of the leaf named `kind`."""
-  value = np.asarray(value)
-  if isinstance(layer, nn.ConvTranspose2d) and kind == 'kernel':
-    value = value[::-1, ::-1].transpose(2, 3, 0, 1)
-  elif kind == 'kernel':
-    value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-  return torch.tensor(value.copy())
 
 
 def pairs(net, *trees):
@@ -204,7 +190,7 @@ def pairs(net, *trees):
     for name, layer in tree.items():
       for kind, value in layer.items():
         yield (f'{name}/{kind}', getattr(net[name], _NAMES[kind]),
-               from_flax(net[name], kind, value))
+               torch.tensor(weight(value, kind, net[name])))
 
 
 def load(net, params, stats):

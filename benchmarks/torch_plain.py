@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from benchmarks.torch_layout import flat
 from jaxaug.classifiers import alexnet, mobilenet, small_cnn, vgg
 
 
@@ -23,11 +24,6 @@ class Conv(nn.Conv2d):
       x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
     return F.conv2d(x, self.weight, self.bias, s, (top, left),
                     groups=self.groups)
-
-
-def _flat(x):
-  """[B, C, H, W] -> [B, H * W * C], as flax has it."""
-  return x.permute(0, 2, 3, 1).reshape(len(x), -1)
 
 
 def _pool(x):
@@ -105,7 +101,7 @@ class AlexNet(nn.ModuleDict):
         x = F.max_pool2d(x, 3, 2) if self.large else _pool(x)
     if not self.large:
       return self['logits'](x.mean((2, 3)))
-    x = _flat(F.adaptive_avg_pool2d(x, 6))
+    x = flat(F.adaptive_avg_pool2d(x, 6))
     for i in range(2):
       x = F.dropout(x, self.dropout, self.training)
       x = F.relu(self[f'dense_{i}'](x))
@@ -135,7 +131,7 @@ class Vgg(nn.ModuleDict):
       x = _pool(x)
     if 'dense_0' not in self:
       return self['logits'](x.mean((2, 3)))
-    x = _flat(F.adaptive_avg_pool2d(x, 7))
+    x = flat(F.adaptive_avg_pool2d(x, 7))
     for i in range(2):
       x = F.relu(self[f'dense_{i}'](x))
       x = F.dropout(x, self.dropout, self.training)
@@ -160,7 +156,7 @@ class SmallCnn(nn.ModuleDict):
   def forward(self, x):
     for i in range(self.convs):
       x = F.max_pool2d(F.relu(self[f'conv_{i}'](x)), 2)
-    x = _flat(x)
+    x = flat(x)
     for i in range(len(self) - self.convs - 1):
       x = F.relu(self[f'dense_{i}'](x))
     return self['logits'](x)
@@ -180,7 +176,7 @@ class Cnn(nn.ModuleDict):
   def forward(self, x):
     for name in ('conv_0', 'conv_1'):
       x = F.max_pool2d(torch.tanh(self[name](x)), 2)
-    x = torch.tanh(self['hidden'](_flat(x)))
+    x = torch.tanh(self['hidden'](flat(x)))
     return self['logits'](x)
 
 

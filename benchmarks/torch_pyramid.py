@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-
-def _flat(x):
-  return x.permute(0, 2, 3, 1).reshape(len(x), -1)
+from benchmarks.torch_layout import flat
 
 
 def _add_dense(net, inputs, widths):
@@ -48,7 +46,7 @@ class DenseDiscriminator(nn.ModuleDict):
     self['score'] = nn.Linear(last, 1)
 
   def forward(self, x, labels):
-    x = torch.cat([_flat(x), F.one_hot(labels, self.classes)], 1)
+    x = torch.cat([flat(x), F.one_hot(labels, self.classes)], 1)
     for i in range(len(self) - 1):
       x = F.relu(self[f'dense_{i}'](x))
       x = F.dropout(x, self.dropout, self.training)
@@ -103,7 +101,7 @@ class Discriminator(_WithClassMap):
   def forward(self, x, labels):
     x = torch.cat([x, self.class_map(labels)], 1)
     x = F.relu(self['conv_1'](F.relu(self['conv_0'](x))))
-    x = F.dropout(_flat(x), self.dropout, self.training)
+    x = F.dropout(flat(x), self.dropout, self.training)
     return self['score'](x)[:, 0]
 
 

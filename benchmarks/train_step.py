@@ -32,6 +32,7 @@ try:
   import torch.nn.functional as F  # noqa: N812
 
   from benchmarks import generator_pairs, pairs, torch_plain, torch_residual
+  from benchmarks.torch_layout import nchw
 except ImportError as e:
   raise SystemExit(
       'train_step: PyTorch is missing, with which the steps are compared; '
@@ -88,7 +89,7 @@ def classifier(name, spec, batch_size, given, **rule) -> pairs.Pair:
   logits = jax.jit(lambda v: network.apply(
       v, images, train=True, mutable=['batch_stats'])[0])(
           supervised.variables(state.net))
-  x, y = pairs.nchw(torch.from_numpy(images)), torch.from_numpy(labels).long()
+  x, y = nchw(torch.from_numpy(images)), torch.from_numpy(labels).long()
   # In float64: PyTorch's own batch norm is not exact in channels_last.
   exact = copy.deepcopy(net).double()
   pairs.compare(name, logits, exact(x.double()))
@@ -181,8 +182,8 @@ def main():
   table = rich.table.Table(box=rich.box.SIMPLE, collapse_padding=True, title=(
       f'One training step, cores: {cores}, jax {jax.__version__}, '
       f'PyTorch {torch.__version__}'))
-  for i, name in enumerate(('network', 'batch', 'weights', 'compile',
-                            'jaxaug', 'PyTorch', 'ratio')):
+  for i, name in enumerate(('network', 'batch', 'weights', 'compile\ns',
+                            'jaxaug\nms', 'PyTorch\nms', 'ratio')):
     table.add_column(name, justify='right' if i > 1 else 'left', no_wrap=True)
   try:
     for (name, shape), make in cases().items():
@@ -193,8 +194,8 @@ def main():
           pair, 1 if args.quick else 10,
           time.process_time if args.busy else time.perf_counter)
       table.add_row(
-          name, shape, f'{pair.parameters:,}', f'{pair.compile:.1f} s',
-          f'{ours:.1f} ms', f'{theirs:.1f} ms', f'{theirs / ours:.2f}')
+          name, shape, f'{pair.parameters:,}', f'{pair.compile:.1f}',
+          f'{ours:.1f}', f'{theirs:.1f}', f'{theirs / ours:.2f}')
   finally:  # Of a failure all that came before it.
     console.print(table)
 

@@ -1,5 +1,4 @@
 """BigGAN against PyTorch: its networks, and whole steps of its training."""
-import functools
 
 import flax.linen as nn
 import flax.traverse_util
@@ -11,6 +10,7 @@ import pytest
 from jaxaug import adversarial, errors, layers, registry, types
 from jaxaug.datasets import fashion_mnist_small
 from jaxaug.generators import biggan
+from tests import quick
 
 CIFAR = types.ImageSpec(32, 32, 3, 10)
 GREY = types.ImageSpec(32, 32, 1, 5)
@@ -22,9 +22,6 @@ OPTIONS = dict(embed_dim=5, hierarchical=True, attention=8)
 LARGE = dict(width=96, z_dim=120, embed_dim=128, hierarchical=True,
              attention=64)
 KEY = jax.random.key(0)
-# Compiles in half the time; nothing here runs long.
-JIT = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 @pytest.fixture
@@ -182,7 +179,7 @@ def test_weights_start_as_the_scripts_have_them(networks):
   tables, _ = networks(spec, width=16)
   seen = set()
   for net, x in (shared, z), (tables, z), (d, images):
-    flat = _flat(JIT(lambda x, net=net: net.init(
+    flat = _flat(quick.jit(lambda x, net=net: net.init(
         KEY, x, labels, train=False))(x)['params'])
     for path, x in flat.items():
       kind = path[-1] if path[0] != 'norm' else f'norm_{path[-1]}'
@@ -240,7 +237,7 @@ def test_largest_singular_value_is_one(networks):
       _, new = net.apply({'params': params, 'batch_stats': rest}, x, labels,
                          train=True, mutable=['batch_stats'])
       return {path: _flat(new['batch_stats'])[path] for path in vectors}
-    vectors = JIT(lambda vectors, step=step: jax.lax.fori_loop(
+    vectors = quick.jit(lambda vectors, step=step: jax.lax.fori_loop(
         0, 500, step, vectors))({path: u for path, u in stats.items()
                                  if path[-1] == 'u'})
     matrices = {(*path[:-2], f'{path[-2]}_sigma', 'u'): w
@@ -269,7 +266,7 @@ def test_images_and_scores_are_the_twins(networks, twin, spec, given):
     variables = _variables(net, x, labels)
     theirs = twin.load(make(spec, hyper), variables['params'],
                        variables['batch_stats']).double()
-    got, _ = JIT(lambda v, x, net=net: net.apply(
+    got, _ = quick.jit(lambda v, x, net=net: net.apply(
         v, x, labels, train=True, mutable=['batch_stats']))(variables, x)
     x = torch.from_numpy(np.float64(x))
     if x.ndim == 4:
@@ -293,7 +290,7 @@ def _heard(monkeypatch, model):
     with monkeypatch.context() as m:
       m.setattr(jax.random, 'normal', spoken)
       return model.step(state, batch, KEY)
-  step = JIT(run)
+  step = quick.jit(run)
 
   def call(*args):
     heard.clear()
@@ -313,20 +310,20 @@ def _same_state(twin, first, net, theirs):
   for path, mu in _flat(net.opt[0].mu).items():
     grad = twin.tensor(theirs, *path).grad.numpy()
     np.testing.assert_allclose(
-        twin.layout(path, np.array(mu)), grad, err_msg=str(path),
+        twin.weight(mu, path[-1]), grad, err_msg=str(path),
         atol=5e-5 * max(0.1, np.abs(grad).max()))
     if np.abs(grad).max() < 1e-12:
       noise.add(path)
   for path, x in _flat(net.params).items():
     if path not in noise:
       np.testing.assert_allclose(
-          twin.layout(path, np.array(x)), err_msg=str(path), atol=2e-5,
+          twin.weight(x, path[-1]), err_msg=str(path), atol=2e-5,
           desired=twin.tensor(theirs, *path).detach().numpy())
   for path, x in _flat(net.stats).items():
     # PyTorch divides variances by n - 1; means move with the noise.
     atol = 2e-3 if path[-1] == 'var' or not first else 1e-5
     np.testing.assert_allclose(
-        twin.layout(path, np.array(x)), twin.tensor(theirs, *path), atol=atol,
+        twin.weight(x, path[-1]), twin.tensor(theirs, *path), atol=atol,
         rtol=1e-5, err_msg=str(path))
   return noise
 
@@ -361,16 +358,16 @@ def test_steps_are_the_twins(monkeypatch, twin, spec, d_steps, given):
     assert noise and {path[-1] for path in noise} == {'bias'}
     assert not _same_state(twin, not i, state.d, d)
     for path, x in _flat(state.ema['params']).items():
-      x = twin.layout(path, np.array(x))
+      x = twin.weight(x, path[-1])
       if path not in noise:
         np.testing.assert_allclose(
             x, twin.tensor(average, *path).detach().numpy(), atol=2e-5)
       # A copy until ema_start, then hardly a move.
-      moved = np.abs(x - twin.layout(path, np.array(_flat(before)[path])))
+      moved = np.abs(x - twin.weight(_flat(before)[path], path[-1]))
       assert moved.max() < 1e-6 or not i, path
       if not i:
         np.testing.assert_array_equal(
-            x, twin.layout(path, np.array(_flat(state.g.params)[path])))
+            x, twin.weight(_flat(state.g.params)[path], path[-1]))
 
 
 def test_half_precision_is_near(networks):
@@ -379,7 +376,7 @@ def test_half_precision_is_near(networks):
                 for dtype in ('float32', 'bfloat16'))
   for a, b, x, atol in zip(wide, half, (z, images), (0.05, 0.3), strict=True):
     variables = _variables(a, x, labels)
-    y, near = (JIT(lambda v, x, net=net: net.apply(
+    y, near = (quick.jit(lambda v, x, net=net: net.apply(
         v, x, labels, train=True, mutable=['batch_stats'],
         capture_intermediates=True))(variables, x) for net in (a, b))
     dtypes = {path[0]: value[0].dtype for path, value in
