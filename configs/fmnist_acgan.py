@@ -6,7 +6,7 @@ python launch.py --config=configs/fmnist_acgan.py
 21.61 ± 0.67 %, add_100 22.02 ± 0.64 %, replace_50 26.87 ± 1.12 %, label
 obedience 99.6 %; more in docs/results/fmnist_acgan.md.
 """
-from configs import common
+from configs import common, quickstart
 
 
 def acgan(steps: int):
@@ -25,21 +25,6 @@ def acgan(steps: int):
 
 def get_config(arg: str | None = None):
   """Returns the study; `arg` is what stands after the colon."""
-  config = common.base()
-  config.name = 'fmnist_acgan'
-  config.data.per_class = 50
-  config.augmentations.standard = dict(flip=0.5, shift=1)
-  config.generators.acgan = acgan(steps=1000)
-  config.pools.acgan = common.pool('acgan')
-  config.classifiers.cnn = common.classifier(
-      'cnn', steps=300, batch_size=48, optimizer='adam', learning_rate=1e-3,
-      weight_decay=1e-4)
-  config.arms = (
-      common.arm('real'),
-      common.arm('standard', augment='standard'),
-      common.arm('add_100', pool='acgan', add=1.0),
-      common.arm('standard_add_100', pool='acgan', add=1.0, augment='standard',
-                 baseline='standard'),
-      common.arm('replace_50', pool='acgan', replace=0.5),
-  )
+  config = quickstart.study('fmnist_acgan', acgan=acgan(steps=1000))
+  config.arms = quickstart.arms('acgan')
   return common.finish(config, arg)

@@ -28,9 +28,7 @@ def get_config(arg: str | None = None):
   config.pools.cgan = common.pool('cgan')
   config.judge.steps = 3000
   config.judge.batch_size = 128
-  config.classifiers.cnn = common.classifier(
-      'cnn', steps=600, batch_size=48, optimizer='adam', learning_rate=1e-3,
-      weight_decay=1e-4)
+  config.classifiers.cnn = quickstart.cnn(steps=600)
   config.classifiers.resnet = common.classifier(
       'resnet', steps=600, batch_size=48, depth=8, stem_stride=2,
       learning_rate=0.05)

@@ -23,9 +23,7 @@ def get_config(arg: str | None = None):
   config.augmentations.standard = dict(flip=0.5, shift=1)
   config.generators.cgan = quickstart.cgan(steps=1500)
   config.pools.cgan = common.pool('cgan')
-  config.classifiers.cnn = common.classifier(
-      'cnn', steps=500, batch_size=48, optimizer='adam', learning_rate=1e-3,
-      weight_decay=1e-4)
+  config.classifiers.cnn = quickstart.cnn(steps=500)
   config.arms = tuple(
       common.arm(name, augment='standard', **how) for name, how in {
           'real': {},
