@@ -686,9 +686,11 @@ def terminal(results, width):
 
 def test_verdict_table():
   results = sample(arms=3, classifiers=2)
+  arms = results['classifiers']['net1']['arms']
+  row = arms['arm2']
+  arms['replace_100'] = row | {'real': 45_000, 'synthetic': 45_000}
   text = terminal(results, 80)
-  row = results['classifiers']['net1']['arms']['arm2']
-  for word in ('net0', 'net1', 'arm2', 'baseline', '60 + 30',
+  for word in ('net0', 'net1', 'arm2', 'replace_100', 'baseline', '+ 45,000',
                f'{100 * row["mean"]:.2f}',
                report.change(row['difference'], ERROR),
                f'[{report.change(row["low"], ERROR)}, '

@@ -119,7 +119,7 @@ def verdict_table(results: dict):
       other = rival(row, classifier)
       out.add_row(
           text.Text(f' {arm}' + f'\n  against {other}' * bool(other)),
-          f'{row["real"]:,} + {row["synthetic"]:,}',
+          f'{row["real"]:,}\n+ {row["synthetic"]:,}',
           f'{number(row["mean"], classifier)}{spread} ({row["n"]})',
           text.Text(change(row['difference'], classifier) + interval
                     if compared else ''),
