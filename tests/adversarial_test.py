@@ -14,14 +14,12 @@ import pytest
 
 from jaxaug import adversarial, errors, types
 from jaxaug.generators import cgan
+from tests import quick
 
 SPEC = types.ImageSpec(12, 8, 3, 4)
 SMALL = dict(z_dim=5, embed_dim=3, g_widths=(6, 5, 4), d_widths=(5, 7),
              dropout=0.0)
 KEY = jax.random.key(0)
-# What takes time here is to compile.
-_jit = functools.partial(jax.jit, compiler_options={
-    'xla_backend_optimization_level': 0})
 
 
 def _batch(spec, size=6, d_steps=1, seed=0):
@@ -43,7 +41,7 @@ def _with_noise(monkeypatch, model):
     with monkeypatch.context() as m:
       m.setattr(jax.random, 'normal', normal)
       return model.step(state, batch, KEY)
-  return _jit(run)
+  return quick.jit(run)
 
 
 def _flat(tree):
@@ -202,7 +200,7 @@ def test_steps_are_those_of_torch(monkeypatch, case, spec, batch, steps,
   torch = pytest.importorskip('torch')
   arguments = {'dropout': 0.0, 'b1': 0.0, 'g_lr': 2e-4, **arguments}
   model = cgan.build(spec, **arguments)
-  state = _jit(model.init)(KEY)
+  state = quick.jit(model.init)(KEY)
   fresh = arguments.get('fresh_fakes', True)
   reference = _Torch(
       torch, state, loss=arguments['loss'], fresh=fresh, b1=arguments['b1'],
@@ -346,7 +344,7 @@ def test_two_updates_of_d_are_two_single_ones(monkeypatch, fresh):
                             d_lr=1e-3, fresh_fakes=fresh)
   one, two = build(g_lr=1e-30), build(d_steps=2)
   batch = _batch(SPEC, d_steps=2)
-  start = _jit(two.init)(KEY)
+  start = quick.jit(two.init)(KEY)
   got, logs = _with_noise(monkeypatch, two)(start, batch, noise)
   state, step = start, _with_noise(monkeypatch, one)
   for k in range(2):
@@ -430,9 +428,9 @@ def test_step_is_pure_and_safe_to_donate():
                      spectral_norm=True, d_steps=2, mirror=True,
                      diff_augment='color,translation,cutout')
   batch = _batch(SPEC, d_steps=2)
-  state = _jit(model.init)(KEY)
+  state = quick.jit(model.init)(KEY)
   kept = jax.tree.map(np.array, state)
-  step = _jit(model.step)
+  step = quick.jit(model.step)
   first, logs = step(state, batch, KEY)
   again, _ = step(state, batch, KEY)
   jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -440,7 +438,7 @@ def test_step_is_pure_and_safe_to_donate():
   other, _ = step(state, batch, jax.random.key(7))
   assert not np.array_equal(first.g.params['image']['bias'],
                             other.g.params['image']['bias'])
-  donated, _ = _jit(model.step, donate_argnums=0)(state, batch, KEY)
+  donated, _ = quick.jit(model.step, donate_argnums=0)(state, batch, KEY)
   jax.tree.map(np.testing.assert_array_equal, first, donated)
   assert {'g_loss', 'd_loss', 'd_accuracy_real', 'd_accuracy_fake'} <= {*logs}
   assert all(v.shape == () for v in logs.values())
@@ -455,7 +453,7 @@ def test_sample_by_running_statistics_or_by_those_of_the_batch():
   labels = jnp.arange(6) % 4
   for statistics, alone in ('running', True), ('batch', False):
     model = cgan.build(SPEC, **SMALL, g_norm='batch', statistics=statistics)
-    variables = model.variables(_jit(model.init)(KEY))
+    variables = model.variables(quick.jit(model.init)(KEY))
     images = model.sample(variables, KEY, labels)
     assert images.shape == (6, 12, 8, 3) and images.dtype == jnp.float32
     assert (np.abs(images) <= 1).all()
@@ -478,7 +476,8 @@ def test_a_generator_learns_a_pattern_a_class():
                      d_lr=2e-3, ema_decay=0.9)
   labels = np.tile(np.arange(2, dtype=np.int32), 8)[None]
   batch = {'image': patterns[labels], 'label': labels}
-  state, step = _jit(model.init)(KEY), _jit(model.step, donate_argnums=0)
+  state = quick.jit(model.init)(KEY)
+  step = quick.jit(model.step, donate_argnums=0)
   accuracies = []
   for _ in range(150):
     state, logs = step(state, batch, KEY)

@@ -9,13 +9,11 @@ import pytest
 
 from jaxaug import errors, registry, types
 from jaxaug.generators import dcgan
+from tests import quick, twins
 
 SPEC = types.ImageSpec(24, 16, 3, 4)
 SMALL = dict(z_dim=6, g_width=4, d_width=5)
 KEY = jax.random.key(0)
-# What takes time here is to compile.
-_jit = functools.partial(jax.jit, compiler_options={
-    'xla_backend_optimization_level': 0})
 
 
 def _parameters(spec, **given):
@@ -57,106 +55,47 @@ def test_layers_have_the_published_shapes(size, grid, widths):
                   *reversed(up), (1,)]
 
 
-def _state(model):
-  """A state whose averages are not those of the start."""
-  state = _jit(model.init)(KEY)
-  def other(net, seed):
-    rng = np.random.default_rng(seed)
-    return net._replace(stats=jax.tree.map(
-        lambda x: np.float32(rng.uniform(0.2, 1, x.shape)), net.stats))
-  return state._replace(g=other(state.g, 0), d=other(state.d, 1))
-
-
-def _twins(state, given, spec=SPEC):
-  torch_gans = pytest.importorskip('benchmarks.torch_gans')
-  hyper = registry.arguments(dcgan.build) | given
-  return [torch_gans.load(make(spec, hyper), net.params, net.stats)
-          for make, net in zip(torch_gans.NETWORKS['dcgan'],
-                               (state.g, state.d), strict=True)]
-
-
-def _inputs(size=6):
-  rng = np.random.default_rng(0)
-  return (np.float32(rng.normal(size=(size, 6))),
-          np.float32(rng.uniform(-1, 1, (size, *SPEC[:3]))),
-          np.arange(size, dtype=np.int32) % SPEC.num_classes)
-
-
-def _torch(x):
-  """[B, H, W, C] or [B, Z] as PyTorch has it, in float64."""
-  torch = pytest.importorskip('torch')
-  return torch.tensor(np.moveaxis(x, -1, 1) if x.ndim == 4 else x).double()
-
-
 @pytest.mark.parametrize('conditioning', ['concat', 'projection', 'none'])
 def test_networks_are_those_of_torch(conditioning):
   given = SMALL | {'conditioning': conditioning}
-  state = _state(dcgan.build(SPEC, **given))
+  state = twins.state(dcgan.build(SPEC, **given))
   g = dcgan.Generator(SPEC, (8, 4), conditioning != 'none', jnp.float32)
   d = dcgan.Discriminator(SPEC, (5, 10), conditioning, jnp.float32)
-  z, images, labels = _inputs()
-  for module, net, twin, x in zip((g, d), (state.g, state.d),
-                                  _twins(state, given), (z, images),
-                                  strict=True):
-    @_jit
-    def both(variables, module=module, x=x):
-      train, _ = module.apply(variables, x, labels, train=True,
-                              mutable=['batch_stats'])
-      return module.apply(variables, x, labels, train=False), train
-    outs = both({'params': net.params, 'batch_stats': net.stats})
-    # The averages first: a pass in training moves them.
-    for train, got in zip((False, True), outs, strict=True):
-      want = twin.train(train)(_torch(x), _torch(labels).long())
-      want = want.detach().numpy()
-      np.testing.assert_allclose(
-          got, np.moveaxis(want, 1, -1) if want.ndim == 4 else want, atol=2e-6)
-    assert np.abs(outs[0] - outs[1]).max() > 1e-2
+  z, images, labels = twins.inputs(SPEC)
+  for module, net, twin, x in zip(
+      (g, d), (state.g, state.d), twins.load('dcgan', SPEC, state, given),
+      (z, images), strict=True):
+    average, train = twins.check_network(module, net, twin, x, labels)
+    assert np.abs(average - train).max() > 1e-2
 
 
 @pytest.mark.parametrize('given', [
     {}, {'conditioning': 'projection', 'fresh_fakes': True}], ids=str)
 def test_a_step_of_both_players_is_that_of_torch(monkeypatch, given):
-  torch = pytest.importorskip('torch')
-  torch_gans = pytest.importorskip('benchmarks.torch_gans')
   model = dcgan.build(SPEC, **SMALL, **given)
-  state = _state(model)
-  g, d = _twins(state, SMALL | given)
-  _, images, labels = _inputs()
-  batch = {'image': np.uint8(127.5 * images + 127.5)[None],
-           'label': labels[None]}
-  noises = np.random.default_rng(1).normal(size=(2, 6, 6))
-  draws = iter(noises)
-  monkeypatch.setattr(jax.random, 'normal', lambda key, shape: jnp.asarray(
-      next(draws), jnp.float32).reshape(shape))
-  new, logs = _jit(model.step)(state, batch, KEY)
-  fresh = noises[1] if given.get('fresh_fakes') else None
-  assert next(draws, None) is None or fresh is None
-  real = _torch(batch['image'][0] / 127.5 - 1)
-  want = torch_gans.step(
-      g, d, *(torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999))
-              for net in (g, d)), real, _torch(labels).long(),
-      _torch(noises[0]), fresh_noise=None if fresh is None else _torch(fresh))
+  state = twins.state(model)
+  g, d = twins.load('dcgan', SPEC, state, SMALL | given)
+  _, images, labels = twins.inputs(SPEC)
+  images = np.uint8(127.5 * images + 127.5)
+  noises, rest = twins.given_noise(
+      monkeypatch, 1 + given.get('fresh_fakes', False))
+  new, logs = quick.jit(model.step)(
+      state, {'image': images[None], 'label': labels[None]}, KEY)
+  assert next(rest, None) is None
+  want = twins.step(g, d, images / 127.5 - 1, labels, noises)
   for name in 'd_loss', 'g_loss':
     np.testing.assert_allclose(logs[name], want[name].item(), atol=1e-5)
-  for net, mine in (g, new.g), (d, new.d):
-    for path, weight, value in torch_gans.pairs(net, mine.params):
-      # Adam's first step is the gradient's sign, which may be rounding's.
-      known = weight.grad.abs() > 1e-5 * weight.grad.abs().max()
-      error = (weight - value).abs()
-      assert known.double().mean() > 0.98, path
-      assert error[known].max() < 1e-5, path
-    for path, weight, value in torch_gans.pairs(net, mine.opt[0].mu):
-      np.testing.assert_allclose(value / 0.5, weight.grad, err_msg=path,
-                                 atol=1e-4 * weight.grad.abs().max())
+  twins.check_player(g, new.g, share=0.98)
+  twins.check_player(d, new.d, share=0.98)
 
 
 def test_half_precision_looks_alike():
   d, half = (dcgan.Discriminator(SPEC, (5, 10), 'projection', dtype)
              for dtype in (jnp.float32, jnp.bfloat16))
-  _, images, labels = _inputs()
-  variables = _jit(lambda: d.init(KEY, images, labels, train=False))()
-  a, b = (_jit(lambda x, m=m: m.apply(variables, x, labels, train=True,
-                                      mutable=['batch_stats'])[0])(images)
+  _, images, labels = twins.inputs(SPEC)
+  variables = quick.jit(lambda: d.init(KEY, images, labels, train=False))()
+  a, b = (quick.jit(lambda x, m=m: m.apply(
+      variables, x, labels, train=True, mutable=['batch_stats'])[0])(images)
           for m in (d, half))
   assert a.dtype == b.dtype == jnp.float32
   assert not np.array_equal(a, b)
@@ -166,8 +105,8 @@ def test_half_precision_looks_alike():
 def test_without_conditioning_labels_are_not_seen():
   for conditioning in 'none', 'concat':
     model = dcgan.build(SPEC, **SMALL, conditioning=conditioning)
-    variables = model.variables(_jit(model.init)(KEY))
-    a, b = (_jit(model.sample)(variables, KEY, np.full(3, k, np.int32))
+    variables = model.variables(quick.jit(model.init)(KEY))
+    a, b = (quick.jit(model.sample)(variables, KEY, np.full(3, k, np.int32))
             for k in range(2))
     assert np.array_equal(a, b) == (conditioning == 'none')
 

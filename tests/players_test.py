@@ -4,7 +4,6 @@ The stub D has 64 weights, so that its whole loss can be written once more and
 differentiated by differences; both stubs keep what they were given. SGD at a
 rate of 1 without momentum shows the gradient: it is old minus new weights.
 """
-import functools
 import typing
 
 import flax.linen as nn
@@ -16,13 +15,11 @@ from scipy import special, stats
 
 from jaxaug import ada, adversarial, errors, penalties, players, types
 from jaxaug.generators import cgan
+from tests import quick
 
 SPEC = types.ImageSpec(4, 2, 1, 3)
 SIZE = 6
 KEY = jax.random.key(0)
-# What takes time here is to compile.
-_jit = functools.partial(jax.jit, compiler_options={
-    'xla_backend_optimization_level': 0})
 SHAPES = {'in': (8, 4), 'label': (3, 4), 'out': (4,), 'bias': (),
           'class': (4, 3)}
 # What a score costs: of a real image, of a fake one to D, and to G.
@@ -229,7 +226,7 @@ def test_the_loss_of_d_and_its_gradient(monkeypatch, case):
     monkeypatch.setattr(jax.random, 'uniform',
                         lambda key, shape: jnp.float32(SHARE))
   batch = _batch()
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   seen, name = _seen(before, after, batch), rule.get('loss', 'hinge')
   if 'ada' not in rule and 'diff_augment' not in rule:
     np.testing.assert_allclose(seen.shown, (seen.real, seen.fake), atol=1e-6)
@@ -249,7 +246,7 @@ def test_the_loss_of_d_and_its_gradient(monkeypatch, case):
 def test_the_loss_of_g_and_its_gradient(loss, classes):
   model, before = _model(bool(classes), loss=loss, class_loss=classes)
   batch = _batch()
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   seen, w = _seen(before, after, batch), _wide(after.d.params)
   def objective(params):
     fake = params['gain'] * seen.z
@@ -267,7 +264,7 @@ def test_accuracies_are_about_the_threshold(loss, threshold):
   model, before = _model(loss=loss)
   before.d.params['bias'] = jnp.float32(0.3)
   batch = _batch()
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   seen = _seen(before, after, batch)
   real, fake = (_scores(seen.w, x, seen.labels) for x in seen.shown)
   assert ((real > 0) != (real > 0.5)).any()
@@ -282,7 +279,7 @@ def test_source_and_class_losses_are_logged_apart(on_fakes):
   model, before = _model(True, class_loss=0.5, class_on_fakes=on_fakes,
                          loss='non_saturating')
   batch = _batch()
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   seen = _seen(before, after, batch)
   F, labels = torch.nn.functional, torch.tensor(seen.labels).long()
   def entropies(w, x, target):
@@ -306,7 +303,7 @@ def test_a_head_of_classes_changes_nothing_without_its_loss():
   batch, out = _batch(), []
   for classes in False, True:
     model, state = _model(classes)
-    after, logs = _jit(model.step)(state, batch, KEY)
+    after, logs = quick.jit(model.step)(state, batch, KEY)
     out.append((after.d.params, after.g.params, logs))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *out)
 
@@ -315,7 +312,7 @@ def test_a_head_of_classes_changes_nothing_without_its_loss():
 
 def _run(model, state, steps):
   """Yields (step, state before, state after, batch, logs)."""
-  step = _jit(model.step)
+  step = quick.jit(model.step)
   for i in range(steps):
     batch = _batch(i, model.d_steps)
     after, logs = step(state, batch, KEY)
@@ -340,7 +337,7 @@ def test_r1_goes_through_the_augmentation():
   w |= {'in': w['in'].at[:, 0].set(1e-3), 'out': w['out'].at[0].set(500.)}
   state = state._replace(d=state.d._replace(params=w))
   batch = _batch()
-  after, logs = _jit(model.step)(state, batch, KEY)
+  after, logs = quick.jit(model.step)(state, batch, KEY)
   seen = _seen(state, after, batch)
   left = SIZE * (logs['d_loss'] - _d_source(seen, seen.w)) / 0.25
   np.testing.assert_allclose(left, round(float(left)), atol=0.01)
@@ -426,7 +423,7 @@ def test_p_rises_while_d_knows_the_real_images(rule, score, p, want):
 
 def test_p_is_how_often_what_d_sees_changes():
   model, state = _model(ada='contrast')
-  batch, step = _batch(), _jit(model.step)
+  batch, step = _batch(), quick.jit(model.step)
   slopes = []
   for p in 0.0, 1.0:
     before = state._replace(control={'ada': ada.start(p)})
@@ -459,7 +456,7 @@ def test_two_halves_are_one_run_bit_for_bit():
   # Through host memory, into a model that knows nothing of the first.
   stored = jax.tree.map(np.array, half)
   model, _ = _model(True, **EVERYTHING)
-  step, state = _jit(model.step), jax.tree.map(jnp.asarray, stored)
+  step, state = quick.jit(model.step), jax.tree.map(jnp.asarray, stored)
   for i in range(3, 6):
     state, _ = step(state, _batch(i, 2), KEY)
   jax.tree.map(np.testing.assert_array_equal, state, whole)
@@ -471,8 +468,8 @@ def test_two_halves_are_one_run_bit_for_bit():
 
 def test_a_new_state_may_be_donated():
   model, state = _model(True, **EVERYTHING)
-  want, _ = _jit(model.step)(state, _batch(0, 2), KEY)
-  got, _ = _jit(model.step, donate_argnums=0)(state, _batch(0, 2), KEY)
+  want, _ = quick.jit(model.step)(state, _batch(0, 2), KEY)
+  got, _ = quick.jit(model.step, donate_argnums=0)(state, _batch(0, 2), KEY)
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -560,7 +557,7 @@ def test_who_rests_stays_bit_for_bit(fresh, balance, on_real, on_fake, d_moves,
                         optimizer='adam', fresh_fakes=fresh)
   before = _judging(state, on_real, on_fake)
   batch = _batch() | {'image': np.full((1, SIZE, 4, 2, 1), 255, np.uint8)}
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   for name, moves in (('d', d_moves), ('g', g_moves)):
     old, new = (getattr(state, name) for state in (before, after))
     for part in ('params', 'stats', 'opt'):
@@ -580,10 +577,10 @@ def test_each_update_of_d_rests_by_its_own_errors():
   before = _judging(state, 2, -2)
   batch = _batch(d_steps=2)
   batch['image'][0], batch['image'][1] = 255, 0
-  after, logs = _jit(model.step)(before, batch, KEY)
+  after, logs = quick.jit(model.step)(before, batch, KEY)
   assert float(logs['d_moves']) == 1
   one, state = _model(balance='margin', loss='non_saturating')
-  alone, _ = _jit(one.step)(_judging(state, 2, -2), {
+  alone, _ = quick.jit(one.step)(_judging(state, 2, -2), {
       k: v[1:] for k, v in batch.items()}, KEY)
   # G's images are grey whatever its noise: the two moves are one.
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -758,7 +755,7 @@ def test_g_starts_from_what_the_condition_makes_of_real_images(fresh):
   state = model.init(KEY)
   state = state._replace(d=state.d._replace(
       stats={'seen': jnp.zeros((2 * SIZE, 4, 2, 1))}))
-  batch, step = _batch(d_steps=2), _jit(model.step)
+  batch, step = _batch(d_steps=2), quick.jit(model.step)
   after, _ = step(state, batch, KEY)
   # D saw the last batch, half of it mirrored, and G's images of just these.
   real, fake = np.split(np.asarray(after.d.stats['seen']), 2)
@@ -779,7 +776,7 @@ def test_g_starts_from_what_the_condition_makes_of_real_images(fresh):
 
 def test_images_may_come_as_floats():
   model, state = _model(mirror=True)
-  batch, step = _batch(), _jit(model.step)
+  batch, step = _batch(), quick.jit(model.step)
   floats = batch | {'image': batch['image'] / np.float32(127.5) - 1}
   ends = [step(state, given, KEY)[0] for given in (batch, floats)]
   for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
@@ -812,6 +809,6 @@ def test_batch_norm_of_d_sees_both_sides_together_or_each(separate):
   mean = 0
   for x in parts:
     mean = 0.9 * mean + 0.1 * x.mean()
-  after, logs = _jit(model.step)(model.init(KEY), batch, KEY)
+  after, logs = quick.jit(model.step)(model.init(KEY), batch, KEY)
   np.testing.assert_allclose(logs['d_loss'], want, rtol=1e-5)
   np.testing.assert_allclose(after.d.stats['norm']['mean'], [mean], rtol=1e-5)

@@ -12,13 +12,11 @@ import pytest
 from jaxaug import errors, pyramid, registry, types
 from jaxaug.datasets import fashion_mnist_small
 from jaxaug.generators import ccgan, lapgan
+from tests import quick
 
 RGB = types.ImageSpec(32, 32, 3, 10)
 GREY = types.ImageSpec(28, 28, 1, 10)
 KEY = jax.random.key(0)
-# What takes time here is to compile.
-JIT = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 SMALL = {'ccgan': dict(z_dim=5, g_widths=(9, 8), d_widths=(7, 6)),
          'lapgan': dict(z_dim=5, g_hidden=(9, 8), d_hidden=(7, 6),
                         g_channels=(4, 3), d_channels=(3, 5))}
@@ -90,7 +88,7 @@ def test_weights_and_biases_start_as_in_torch7(name):
   given = {'ccgan': dict(g_widths=(300,), d_widths=(300,)),
            'lapgan': dict(halvings=1, g_hidden=(300,), d_hidden=(300,),
                           g_channels=(16, 16), d_channels=(16, 16))}[name]
-  state = JIT(BUILD[name](GREY, **given).init)(KEY)
+  state = quick.jit(BUILD[name](GREY, **given).init)(KEY)
   fan_in, biases = {}, []
   params = {(i, side): getattr(level, side).params
             for i, level in enumerate(state.levels) for side in 'gd'}
@@ -117,8 +115,8 @@ def test_weights_and_biases_start_as_in_torch7(name):
 def test_dropout_is_drawn_in_training_alone(net):
   x = _images(GREY, 5) / np.float32(127.5) - 1
   labels = np.arange(5) % 10
-  variables = JIT(lambda: net.init(KEY, x, labels, train=False))()
-  drawn = JIT(jax.vmap(lambda key: net.apply(
+  variables = quick.jit(lambda: net.init(KEY, x, labels, train=False))()
+  drawn = quick.jit(jax.vmap(lambda key: net.apply(
       variables, x, labels, train=True, rngs={'dropout': key})))(
           jax.random.split(KEY, 500))
   still = net.apply(variables, x, labels, train=False)
@@ -153,8 +151,8 @@ PIXELS = {
 @pytest.mark.parametrize('name', PIXELS)
 def test_pixel_statistics_are_those_of_numpy(name, mirror):
   images = PIXELS[name]()
-  mean, std = JIT(functools.partial(pyramid.pixel_statistics, mirror=mirror))(
-      images)
+  mean, std = quick.jit(functools.partial(
+      pyramid.pixel_statistics, mirror=mirror))(images)
   wide = images.astype(np.float64) / 127.5 - 1
   if mirror:
     wide = np.concatenate([wide, wide[:, :, ::-1]])
@@ -252,14 +250,14 @@ def _stubs(**rule):
 
 def _adapted(model, images=None):
   """A state for batches of 6."""
-  state = JIT(model.init)(KEY)
+  state = quick.jit(model.init)(KEY)
   def grow(net, axis, rows):
     return net._replace(stats=jax.tree.map(
         lambda x: jnp.repeat(x, rows, axis), net.stats))
   state = state._replace(levels=tuple(
       level._replace(g=grow(level.g, 0, 6), d=grow(level.d, 1, 12))
       for level in state.levels))
-  return state if images is None else JIT(model.adapt)(state, images)
+  return state if images is None else quick.jit(model.adapt)(state, images)
 
 
 def _standard(images, of):
@@ -271,7 +269,7 @@ def test_each_level_sees_its_size_of_the_standardised_images():
   model, train = _stubs(d_steps=2, noise='uniform'), _images(TINY, 30)
   assert model.d_steps == 2 and model.z_dim == 2 + 8 + 32
   batch = _batch(TINY, d_steps=2, seed=1)
-  state, logs = JIT(model.step)(_adapted(model, train), batch, KEY)
+  state, logs = quick.jit(model.step)(_adapted(model, train), batch, KEY)
   noise = []
   for k in range(2):
     fine = jnp.asarray(_standard(batch['image'][k], train), jnp.float32)
@@ -294,7 +292,7 @@ def test_each_level_sees_its_size_of_the_standardised_images():
 
 def test_mirrored_images_are_mirrored_before_they_are_standardised():
   model, train = _stubs(mirror=True, g_lr=1e-30), _images(TINY, 30)
-  state, step = _adapted(model, train), JIT(model.step)
+  state, step = _adapted(model, train), quick.jit(model.step)
   both = np.concatenate([train, train[:, :, ::-1]])
   np.testing.assert_allclose(state.std, (both / 127.5 - 1).std(0), rtol=1e-5)
   flips = []
@@ -317,7 +315,7 @@ def test_mirrored_images_are_mirrored_before_they_are_standardised():
 
 def test_before_adapt_pixels_are_as_they_are_and_steps_leave_them_alone():
   model, train = _stubs(), _images(TINY, 30)
-  batch, step = _batch(TINY), JIT(model.step)
+  batch, step = _batch(TINY), quick.jit(model.step)
   for state in _adapted(model), _adapted(model, train):
     after, _ = step(state, batch, KEY)
     np.testing.assert_array_equal(after.mean, state.mean)
@@ -380,7 +378,7 @@ def _with_noise(monkeypatch, function):
       out = function(*args)
     assert not list(left)
     return out
-  return JIT(run)
+  return quick.jit(run)
 
 
 def _levels(variables):
@@ -394,7 +392,7 @@ def _levels(variables):
 def _start(name, spec, **given):
   """A model and its first state; compiled once."""
   model = BUILD[name](spec, **given)
-  return model, JIT(model.init)(KEY), JIT(model.decode)
+  return model, quick.jit(model.init)(KEY), quick.jit(model.decode)
 
 
 CASES = [
@@ -543,7 +541,7 @@ def test_half_precision_computes_alike():
   for dtype in 'float32', 'bfloat16':
     model, state, _ = _start('ccgan', spec, dtype=dtype, **SMALL['ccgan'])
     state = model.adapt(state, _images(spec, 50))
-    state, logs = JIT(model.step)(state, batch, KEY)
+    state, logs = quick.jit(model.step)(state, batch, KEY)
     assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(state))
     out.append([logs['d_loss'], logs['g_loss']])
   assert out[0] != out[1]
@@ -568,13 +566,14 @@ def test_a_pattern_a_class_is_learnt(name, spec, given):
   images = (images + rng.integers(0, 9, images.shape)).astype(np.uint8)
   model = BUILD[name](spec, z_dim=4, optimizer='adam', b1=0.5, g_lr=2e-3,
                       d_lr=2e-3, ema_decay=0.9, **given)
-  state = model.adapt(JIT(model.init)(KEY), images)
-  step = JIT(model.step, donate_argnums=0)
+  state = model.adapt(quick.jit(model.init)(KEY), images)
+  step = quick.jit(model.step, donate_argnums=0)
   for _ in range(800):
     pick = rng.permutation(60)[:24]
     state, _ = step(state, {'image': images[pick][None],
                             'label': labels[pick][None]}, KEY)
-  drawn = JIT(model.sample)(model.variables(state), jax.random.key(5), labels)
+  drawn = quick.jit(model.sample)(
+      model.variables(state), jax.random.key(5), labels)
   far = np.abs(np.asarray(drawn)[:, None]
                - (patterns / 127.5 - 1)).mean((2, 3, 4))
   assert (far.argmin(1) == labels).mean() > 0.95

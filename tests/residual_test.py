@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxaug import errors, registry, residual, types
+from tests import quick
 
 CIFAR = types.ImageSpec(32, 32, 3, 10)
 TINY = types.ImageSpec(8, 10, 3, 5)
@@ -46,9 +47,6 @@ def _count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
 
-# Compiles in half the time; nothing here runs long.
-JIT = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 DEEP = {'depth': 164, 'block': 'bottleneck'}
 PRE = DEEP | {'preactivation': True}
 DIA = {'attention': 'dia'}
@@ -258,7 +256,7 @@ def test_networks_and_their_gradients_are_those_of_pytorch(name, given, theirs):
   weigh = rng.normal(size=(6, TINY.num_classes)).astype(np.float32)
   params = _variables(network, TINY)['params']
 
-  @JIT
+  @quick.jit
   def ours(params, x):
     def loss(params, x):
       logits = network.apply({'params': params}, x, train=True,
@@ -289,7 +287,7 @@ def test_dia_unit_over_several_blocks_is_that_of_pytorch():
       state = unit.apply({'params': params}, x, state)
       out.append(state[0])
     return (jnp.stack(out) * weigh).sum(), jnp.stack(out)
-  grads, out = JIT(jax.grad(ours, (0, 1), has_aux=True))(params, xs)
+  grads, out = quick.jit(jax.grad(ours, (0, 1), has_aux=True))(params, xs)
   assert (out > 0).all() and (out < 1).all()
   net = Theirs(params)
   inputs = torch.tensor(np.float64(xs), requires_grad=True)
@@ -309,7 +307,7 @@ def test_convolutions_start_as_he_et_al_say():
   network = _build('resnext', TINY, depth=11, cardinality=4, width=8)
   taps = {'stage_2_block_0_conv_1': 9, 'stage_2_block_0_conv_2': 1,
           'stage_2_block_0_shortcut': 1}
-  @JIT
+  @quick.jit
   def kernels():
     params = network.init(KEY, jnp.zeros((1, *TINY[:3])), train=False)['params']
     return {name: params[name]['kernel'] for name in taps}
@@ -325,7 +323,7 @@ def test_half_precision_computes_alike():
                  preactivation=True, attention='dia', dtype=dtype)
           for dtype in ('float32', 'bfloat16')]
   variables = _variables(nets[0], TINY)
-  a, b = (JIT(functools.partial(n.apply, train=False))(
+  a, b = (quick.jit(functools.partial(n.apply, train=False))(
       variables, np.float32(images)) for n in nets)
   assert a.dtype == b.dtype == jnp.float32 and not np.array_equal(a, b)
   np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
@@ -358,7 +356,7 @@ def test_dropout_is_of_training_alone_and_by_its_key():
   network = _build('wideresnet', TINY, depth=10, widen=1, dropout=0.5)
   x = np.random.default_rng(0).uniform(-1, 1, (2, *TINY[:3]))
   variables = _variables(network, TINY)
-  train = JIT(lambda key: network.apply(
+  train = quick.jit(lambda key: network.apply(
       variables, x, train=True, mutable=['batch_stats'],
       rngs={'dropout': key})[0])
   one, again, other = map(train, jax.random.split(KEY, 3)[jnp.array([0, 0, 1])])
@@ -424,7 +422,7 @@ def _arrays(classes=5):
 
 def _start(network, spec):
   """Returns (pretrained, fresh) variables."""
-  @JIT
+  @quick.jit
   def both(key):
     fresh = network.init(key, jnp.zeros((1, *spec[:3])), train=False)
     return network.pretrained(fresh), fresh
@@ -447,7 +445,7 @@ def test_pretrained_weights_give_the_logits_of_pytorch(tmp_path):
   rgb = (torch.tensor(x) + 1) / 2
   rgb = ((rgb - torch.tensor([0.485, 0.456, 0.406]))
          / torch.tensor([0.229, 0.224, 0.225])).permute(0, 3, 1, 2)
-  logits = JIT(functools.partial(network.apply, train=False))(
+  logits = quick.jit(functools.partial(network.apply, train=False))(
       variables, np.float32(x))
   net = Theirs(variables['params'], variables['batch_stats'])
   _agree(logits, _basic(net, rgb).detach().numpy())
@@ -478,7 +476,7 @@ def test_another_number_of_classes_and_grey_images(tmp_path):
   same = jax.tree.map(np.array_equal, variables['params'], fresh['params'])
   assert all(same.pop('logits').values()) and not any(jax.tree.leaves(same))
   grey = np.random.default_rng(0).uniform(-1, 1, (2, *spec[:3]))
-  apply = JIT(functools.partial(network.apply, train=False))
+  apply = quick.jit(functools.partial(network.apply, train=False))
   np.testing.assert_array_equal(apply(variables, np.float32(grey)),
                                 apply(variables, np.float32(grey).repeat(3, 3)))
 

@@ -1,5 +1,4 @@
 """The VAE's bound by closed forms, its step against PyTorch, and learning."""
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +7,12 @@ import pytest
 
 from jaxaug import errors, registry, types
 from jaxaug.generators import vae
+from tests import quick
 
 SPEC = types.ImageSpec(12, 8, 3, 3)
 SMALL = dict(z_dim=5, widths=(6, 7), embed_dim=3)
 TINY = dict(z_dim=3, widths=(4,), embed_dim=2)
 KEY = jax.random.key(0)
-# Compiles in half the time; nothing here runs long.
-JIT = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 
 def _batch(spec=SPEC, size=6, seed=0):
@@ -216,14 +213,14 @@ def test_steps_are_those_of_torch(monkeypatch, given):
   torch = pytest.importorskip('torch')
   rule = RULE | given
   model = vae.build(SPEC, **SMALL, ema_decay=0.15, **rule)
-  state, rng = JIT(model.init)(KEY), np.random.default_rng(0)
+  state, rng = quick.jit(model.init)(KEY), np.random.default_rng(0)
   reference, ema = _Torch(torch, state, rule), _flat(state.ema)
 
   def run(state, batch, noise):
     with monkeypatch.context() as m:
       m.setattr(jax.random, 'normal', lambda key, shape: noise)
       return model.step(state, batch, KEY)
-  step = JIT(run)
+  step = quick.jit(run)
   for i in range(3):
     batch, noise = _batch(seed=i), np.float32(rng.normal(size=(6, 5)))
     new, logs = step(state, batch, noise)
@@ -251,8 +248,8 @@ def test_steps_are_those_of_torch(monkeypatch, given):
 
 def test_step_is_pure_and_safe_to_donate():
   model = vae.build(SPEC, **TINY, mirror=True, prior='class', sigma=0.0)
-  batch, state = _batch(), JIT(model.init)(KEY)
-  kept, step = jax.tree.map(np.array, state), JIT(model.step)
+  batch, state = _batch(), quick.jit(model.init)(KEY)
+  kept, step = jax.tree.map(np.array, state), quick.jit(model.step)
   first, logs = step(state, batch, KEY)
   again, _ = step(state, batch, KEY)
   jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -261,7 +258,7 @@ def test_step_is_pure_and_safe_to_donate():
   for other in (later, step(state, batch, jax.random.key(7))[0]):
     assert not np.array_equal(first.net.params['decoder']['image']['bias'],
                               other.net.params['decoder']['image']['bias'])
-  donated, _ = JIT(model.step, donate_argnums=0)(state, batch, KEY)
+  donated, _ = quick.jit(model.step, donate_argnums=0)(state, batch, KEY)
   jax.tree.map(np.testing.assert_array_equal, first, donated)
   assert {*logs} == {'g_loss', 'reconstruction', 'kl'}
   assert model.d_steps == 1 and type(first) is vae.VaeState
@@ -272,9 +269,9 @@ def test_step_is_pure_and_safe_to_donate():
 def test_mirror_flips_half_of_the_images():
   one, two = (vae.build(SPEC, **TINY, mirror=mirror)
               for mirror in (False, True))
-  batch, state = _batch(size=1), JIT(one.init)(KEY)
+  batch, state = _batch(size=1), quick.jit(one.init)(KEY)
   turned = {**batch, 'image': batch['image'][:, :, :, ::-1]}
-  plain, mirrored = JIT(one.step), JIT(two.step)
+  plain, mirrored = quick.jit(one.step), quick.jit(two.step)
   seen = []
   for key in jax.random.split(KEY, 16):
     got, same, flipped = (
@@ -289,8 +286,8 @@ def test_mirror_flips_half_of_the_images():
 def test_half_precision_computes_alike():
   wide, half = (vae.build(SPEC, **TINY, dtype=dtype)
                 for dtype in ('float32', 'bfloat16'))
-  state, batch = JIT(wide.init)(KEY), _batch()
-  (a, logs_a), (b, logs_b) = (JIT(m.step)(state, batch, KEY)
+  state, batch = quick.jit(wide.init)(KEY), _batch()
+  (a, logs_a), (b, logs_b) = (quick.jit(m.step)(state, batch, KEY)
                               for m in (wide, half))
   for name in logs_a:
     assert logs_a[name] != logs_b[name]
@@ -302,8 +299,8 @@ def test_half_precision_computes_alike():
 
 def test_samples_are_of_the_average_and_of_the_prior():
   model = vae.build(SPEC, **TINY, prior='class', conditional=False)
-  variables = model.variables(JIT(model.init)(KEY))
-  sample, params = JIT(model.sample), variables['params']
+  variables = model.variables(quick.jit(model.init)(KEY))
+  sample, params = quick.jit(model.sample), variables['params']
   zero, one = np.zeros(4, np.int32), np.ones(4, np.int32)
   # All classes are alike until their priors are not.
   np.testing.assert_array_equal(sample(variables, KEY, zero),
@@ -328,11 +325,11 @@ def test_labels_are_seen_where_the_model_is_conditional():
   labels, batch = np.zeros(4, np.int32), _batch()
   for conditional in True, False:
     model = vae.build(SPEC, **TINY, conditional=conditional)
-    state = JIT(model.init)(KEY)
-    variables, sample = model.variables(state), JIT(model.sample)
+    state = quick.jit(model.init)(KEY)
+    variables, sample = model.variables(state), quick.jit(model.sample)
     a, b = (sample(variables, KEY, labels + k) for k in range(2))
     assert np.array_equal(a, b) != conditional
-    step = JIT(model.step)
+    step = quick.jit(model.step)
     state = step(state, batch, KEY)[0]  # The tables part ways.
     c, d = (step(state, {**batch, 'label': (batch['label'] + k) % 3}, KEY)[1]
             for k in range(2))
@@ -360,7 +357,8 @@ def test_a_vae_learns_a_pattern_a_class(given):
                     ema_decay=0.9, **given)
   labels = np.tile(np.arange(3, dtype=np.int32), 4)[None]
   batch = {'image': patterns[labels], 'label': labels}
-  state, step = JIT(model.init)(KEY), JIT(model.step, donate_argnums=0)
+  state = quick.jit(model.init)(KEY)
+  step = quick.jit(model.step, donate_argnums=0)
   for _ in range(150):
     state, _ = step(state, batch, KEY)
   images = model.sample(model.variables(state), jax.random.key(5), labels[0])

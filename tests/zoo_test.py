@@ -14,14 +14,12 @@ import pytest
 
 from jaxaug import augment, checkpoint, errors, registry, supervised, types
 from jaxaug.datasets import fashion_mnist_small
+from tests import quick
 
 GREY = types.ImageSpec(28, 28, 1, 10)
 RGB = types.ImageSpec(32, 32, 3, 10)
 WIDE = types.ImageSpec(16, 24, 3, 4)
 KEY = jax.random.key(0)
-# Compiles in half the time; nothing here runs long.
-JIT = functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 # The function that a block of each folder is made by.
 ENTRY = {'generators': 'build', 'classifiers': 'build', 'selectors': 'build',
          'extractors': 'build', 'datasets': 'load', 'metrics': 'compute'}
@@ -95,13 +93,13 @@ def test_generator(name, spec, given, tmp_path):
   build = registry.find('generators', name).build
   given = {k: v for k, v in given.items() if k in registry.arguments(build)}
   model = build(spec, **SMALL.get(name, {}), **given)
-  state, batch = JIT(model.init)(KEY), _gan_batch(model, spec)
+  state, batch = quick.jit(model.init)(KEY), _gan_batch(model, spec)
   if model.adapt:
-    state = JIT(model.adapt)(state, batch['image'].reshape(-1, *spec[:3]))
+    state = quick.jit(model.adapt)(state, batch['image'].reshape(-1, *spec[:3]))
   # To where a checkpoint puts it, or the step would be compiled again.
   state = jax.device_put(state, jax.devices()[0])
   before, first = jax.tree.map(np.array, state), state
-  step = JIT(model.step, donate_argnums=0)
+  step = quick.jit(model.step, donate_argnums=0)
   for i in range(2):
     assert int(state.step) == i
     state, logs = step(state, batch, KEY)
@@ -119,7 +117,7 @@ def test_generator(name, spec, given, tmp_path):
   counts = model.parameters(state)
   assert counts and all(n > 0 for n in counts.values())
   labels = np.arange(7, dtype=np.int32) % spec.num_classes
-  sample, variables = JIT(model.sample), model.variables(state)
+  sample, variables = quick.jit(model.sample), model.variables(state)
   images = sample(variables, KEY, labels)
   assert images.shape == (7, spec.height, spec.width, spec.channels)
   assert images.dtype == jnp.float32 and (np.abs(images) <= 1).all()
@@ -156,9 +154,9 @@ def _wide_and_half(kind, name):
 @_each('generators')
 def test_generator_computes_alike_in_half_precision(name):
   wide, half = _wide_and_half('generators', name)
-  state = JIT(wide.init)(KEY)
+  state = quick.jit(wide.init)(KEY)
   labels = np.arange(6, dtype=np.int32) % 4
-  a, b = (JIT(m.sample)(m.variables(state), KEY, labels)
+  a, b = (quick.jit(m.sample)(m.variables(state), KEY, labels)
           for m in (wide, half))
   assert not np.array_equal(a, b)
   np.testing.assert_allclose(a, b, atol=0.02)
@@ -197,13 +195,13 @@ def _classifier(name, spec, **given):
 def test_classifier(name, spec, given):
   rule = supervised.make(spec, _classifier(name, spec, **given),
                          learning_rate=0.01, weight_decay=0.0)
-  state = JIT(rule.init)(KEY, 4)
+  state = quick.jit(rule.init)(KEY, 4)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.net.params))
   rng = np.random.default_rng(0)
   images = rng.uniform(-1, 1, (6, *spec[:3])).astype(np.float32)
   labels = rng.integers(0, spec.num_classes, 6).astype(np.int32)
   before = jax.tree.map(np.array, state.net.params)
-  step = JIT(rule.step, donate_argnums=0)
+  step = quick.jit(rule.step, donate_argnums=0)
   for _ in range(2):
     state, logs = step(
         state, supervised.plain(images, labels, spec.num_classes), KEY)
@@ -215,14 +213,14 @@ def test_classifier(name, spec, given):
                           jax.tree.leaves(state.net.params), strict=True):
     assert not np.array_equal(a, b), jax.tree_util.keystr(path)
   variables = supervised.variables(state.net)
-  logits, features = JIT(lambda x: (rule.predict(variables, x),
+  logits, features = quick.jit(lambda x: (rule.predict(variables, x),
                                     rule.features(variables, x)))(images)
   assert logits.shape == (6, spec.num_classes)
   assert logits.dtype == features.dtype == jnp.float32 and _finite(logits)
   assert features.ndim == 2 and len(features) == 6
   # A prediction does not depend on its neighbours.
   images[2:] = 1 - images[2:]
-  again = JIT(rule.predict)(variables, images)
+  again = quick.jit(rule.predict)(variables, images)
   np.testing.assert_allclose(again[:2], logits[:2], atol=5e-3 if given else
                              1e-5)
 
@@ -294,8 +292,8 @@ def test_classifier_computes_alike_in_half_precision(name):
   wide, half = _wide_and_half('classifiers', name)
   images = np.random.default_rng(0).uniform(-1, 1, (4, *WIDE[:3]))
   images = images.astype(np.float32)
-  variables = JIT(lambda x: wide.init(KEY, x, train=False))(images)
-  a, b = (JIT(lambda v, x, m=m: m.apply(v, x, train=False))(
+  variables = quick.jit(lambda x: wide.init(KEY, x, train=False))(images)
+  a, b = (quick.jit(lambda v, x, m=m: m.apply(v, x, train=False))(
       variables, images) for m in (wide, half))
   assert not np.array_equal(a, b)
   np.testing.assert_allclose(a, b, atol=0.03 * np.abs(a).max())
