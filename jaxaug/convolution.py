@@ -26,9 +26,11 @@ _FEW = 8
 # Rows and columns that Winograd's way makes at once: no digit is lost.
 _TILE = 2, 2
 # (taps, stride) of kernels that it is faster for (`benchmarks/train_step.py`):
-# fold, see `_View`, and the fewest channels of the two sides, small and large.
-_FEWER = {(3, 1): (1, 128, 128), (4, 2): (1, 64, 128), (6, 2): (1, 64, 128),
-          (7, 1): (2, 64, 64)}
+# fold, see `_View`; the fewest channels of the two sides, small and large; and
+# whether that holds for the kernel's gradient too.
+_FEWER = {(3, 1): (1, 128, 128, True), (4, 2): (1, 64, 128, True),
+          (5, 2): (1, 64, 128, False), (6, 2): (1, 64, 128, True),
+          (7, 1): (2, 64, 64, True)}
 
 
 def steps(batch: int, one: int, limit: int | None = None) -> int:
@@ -197,7 +199,7 @@ def _kernel_grad(window, size, x, dy):
   """d(loss)/d(kernel) [h, w, I, O] for a kernel of `size` (h, w)."""
   stride, padding, dilation, precision = window
   kernel = *size, x.shape[3], dy.shape[3]
-  view = _strided(window, kernel)
+  view = _strided(window, kernel, of_kernel=True)
   if view:
     # Turned as it is: to turn the gradient around takes longer than to make it.
     return _of_both(view, kernel, *((dy, x) if view.turned else (x, dy)))
@@ -260,8 +262,11 @@ class _View(typing.NamedTuple):
     return [(-(-n // self.fold) - 1 + self.taps) * self.block for n in small]
 
 
-def _strided(window, kernel):
-  """The `_View` of a convolution for which Winograd's way pays, or None."""
+def _strided(window, kernel, of_kernel=False):
+  """The `_View` of a convolution for which Winograd's way pays, or None.
+
+  `of_kernel`: for the gradient by the kernel.
+  """
   (h, w, inputs, out), low = kernel, tuple(low for low, _ in window.padding)
   if window.dilation == (1, 1):
     turned, stride, large, small = False, window.stride, inputs, out
@@ -272,9 +277,10 @@ def _strided(window, kernel):
     return None
   if h != w or stride[0] != stride[1]:
     return None
-  fold, least, most = _FEWER.get((h, stride[0]), (0, 0, 0))
+  fold, least, most, gradient = _FEWER.get((h, stride[0]), (0, 0, 0, False))
   sides = sorted((large * stride[0]**2, small))
-  if not fold or sides[0] < least or sides[1] < most:
+  if not fold or sides[0] < least or sides[1] < most or (
+      of_kernel and not gradient):
     return None
   return _View(turned, stride[0], low, fold, h)
 

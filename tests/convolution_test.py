@@ -107,25 +107,27 @@ def test_tiny_images_agree(case):
   assert _agrees(case, (20, 7)) and _agrees(case, (7, 20))
 
 
-@pytest.mark.parametrize('fold, case', [
-    (1, STRIDED), (1, CASES[20]), (1, TRANSPOSED),
-    (1, (4, 5, 6, 1, 2, ((3, 3), (2, 4)))),
-    (1, (4, 5, 6, 1, 3, ((2, 3), (3, 4)))),
-    (2, (8, 5, 5, 2, 1, ((2, 1), (0, 4)))),
-    (2, (7, 4, 5, 1, 2, ((3, 2), (3, 3)))), (2, (9, 8, 7, 1, 1, 'SAME')),
-    (3, SAME)], ids=str)
-def test_fewer_products_agree(fold, case, monkeypatch):
+@pytest.mark.parametrize('fold, gradient, case', [
+    (1, True, STRIDED), (1, True, CASES[20]), (1, True, TRANSPOSED),
+    (1, True, (4, 5, 6, 1, 2, ((3, 3), (2, 4)))),
+    (1, True, (4, 5, 6, 1, 3, ((2, 3), (3, 4)))),
+    (1, False, (9, 8, 5, 2, 1, 'VALID')),
+    (2, True, (8, 5, 5, 2, 1, ((2, 1), (0, 4)))),
+    (2, True, (7, 4, 5, 1, 2, ((3, 2), (3, 3)))),
+    (2, True, (9, 8, 7, 1, 1, 'SAME')), (3, True, SAME)], ids=str)
+def test_fewer_products_agree(fold, gradient, case, monkeypatch):
   """Winograd's way, forced upon narrow ones and with every folding."""
   monkeypatch.setattr(convolution, '_FEWER', {
-      (k, stride): (fold, 1, 1) for k in range(2, 8) for stride in (1, 2, 3)})
+      (k, stride): (fold, 1, 1, gradient)
+      for k in range(2, 8) for stride in (1, 2, 3)})
   assert _agrees(case, (6, 5))
 
 
 @pytest.mark.parametrize('k, stride, dilation, channels, least, most', [
     (3, 1, 1, (128, 128), 0.3, 0.6), (4, 2, 1, (64, 128), 0.3, 0.7),
-    (4, 1, 2, (128, 64), 0.3, 0.7), (6, 1, 2, (128, 64), 0.3, 0.6),
-    (7, 1, 1, (64, 64), 0.3, 0.8), (3, 1, 1, (64, 128), 0.6, 1.1),
-    (4, 2, 1, (8, 128), 0.6, 1.1)])
+    (4, 1, 2, (128, 64), 0.3, 0.7), (5, 2, 1, (64, 64), 0.3, 0.9),
+    (6, 1, 2, (128, 64), 0.3, 0.6), (7, 1, 1, (64, 64), 0.3, 0.8),
+    (3, 1, 1, (64, 128), 0.6, 1.1), (4, 2, 1, (8, 128), 0.6, 1.1)])
 def test_wide_ones_take_fewer_products(k, stride, dilation, channels, least,
                                        most):
   pad = (k // 2 if dilation > 1 else (k - 1) // 2,) * 2
