@@ -23,7 +23,8 @@ _CHUNK = 2 ** 19
 _TINY = 16
 # Channels that are moved as rows, not one pixel's at a time.
 _FEW = 8
-# Rows and columns that Winograd's way makes at once: no digit is lost.
+# Rows and columns that Winograd's way makes at once: half a digit is lost at
+# most, of 7x7.
 _TILE = 2, 2
 # (taps, stride) of kernels that it is faster for (`benchmarks/train_step.py`):
 # fold, see `_View`; the fewest channels of the two sides, small and large; and
@@ -60,34 +61,41 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
                          precision=None, preferred_element_type=None, **more):
   """`jax.lax.conv_general_dilated`, with fast gradients on CPU.
 
-  Takes the same arguments and gives the same values to rounding, at any order
-  of reverse differentiation, under `vmap` and in loops. The fast path is for
-  2D NHWC images without kernel dilation, and with groups also without input
-  dilation; all else, and every other backend, is the stock operation.
-  Forward-mode differentiation (`jax.jvp`) of the fast path is not supported.
+  Takes the same arguments and gives the same values to rounding where they are
+  finite, at any order of reverse differentiation, under `vmap` and in loops,
+  and inside `shard_map` with `check_vma=False`. The fast path is for 2D NHWC
+  images without kernel dilation, and with groups also without input dilation;
+  all else, and every other backend, is the stock operation. Forward-mode
+  differentiation (`jax.jvp`) of the fast path is not supported.
   """
-  fast = (jax.default_backend() == 'cpu' and lhs.ndim == 4
-          and lhs.dtype == rhs.dtype
+  plain = lhs_dilation is None or set(lhs_dilation) == {1}
+  fast = (jax.default_backend() == 'cpu' and lhs.ndim == rhs.ndim == 4
+          and lhs.dtype == rhs.dtype and lhs.dtype.itemsize > 1
           and jnp.issubdtype(lhs.dtype, jnp.floating)
           and batch_group_count == 1
-          and (feature_group_count == 1 or set(lhs_dilation or (1,)) == {1})
-          and set(rhs_dilation or (1,)) == {1}
+          and (feature_group_count == 1 or plain)
+          and (rhs_dilation is None or set(rhs_dilation) == {1})
           and preferred_element_type in (None, lhs.dtype)
           and not any(v is not None for v in more.values())
           and 0 not in lhs.shape + rhs.shape
-          and (not isinstance(padding, str) or set(lhs_dilation or (1,)) == {1})
-          and _is_nhwc(lhs, rhs, dimension_numbers))
+          and (plain or not isinstance(padding, str))
+          and _is_nhwc(lhs, rhs, dimension_numbers)
+          and lhs.shape[3] == rhs.shape[2] * feature_group_count)
+  if fast:
+    if isinstance(padding, str):
+      padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2],
+                                    window_strides, padding)
+    window = _Window(tuple(window_strides), tuple(map(tuple, padding)),
+                     (1, 1) if plain else tuple(lhs_dilation), precision)
+    # Else no pixel is left.
+    fast = all((n - 1) * d + 1 + sum(pad) >= k for n, k, d, pad in
+               zip(lhs.shape[1:3], rhs.shape, window.dilation, window.padding,
+                   strict=False))
   if not fast:
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
         dimension_numbers, feature_group_count, batch_group_count, precision,
         preferred_element_type, **more)
-  dilation = tuple(lhs_dilation or (1, 1))
-  if isinstance(padding, str):
-    padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2],
-                                  window_strides, padding)
-  window = _Window(tuple(window_strides), tuple(map(tuple, padding)), dilation,
-                   precision)
   # Half precision is summed in float32.
   wide = jnp.promote_types(lhs.dtype, jnp.float32)
   y = _in_groups(feature_group_count, window, lhs.astype(wide),
@@ -144,6 +152,11 @@ def _conv(window, x, kernel):
   if dilation == (1, 1) and kernel.shape[2] >= 16 and (
       x.shape[1] * x.shape[2] <= _TINY):
     return _of_tiny_images(window, x, kernel)
+  if min(map(min, padding)) < 0:  # XLA's CPU kernels misread some of these.
+    none = (0, 0, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), (none, *(
+        (*pad, d - 1) for pad, d in zip(padding, dilation, strict=True)), none))
+    padding, dilation = ((0, 0), (0, 0)), (1, 1)
   return lax.conv_general_dilated(x, kernel, stride, padding, dilation,
                                   dimension_numbers=_NHWC, precision=precision)
 
@@ -560,6 +573,6 @@ def halved_conv(lhs, rhs, window_strides, padding, **more):
 def _over_four(kernel):
   """The sum of a kernel at 2x2 neighbouring pixels, one larger each way."""
   shifts = (0, 1), (1, 0)
-  wide = kernel.astype(jnp.float32)
+  wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
   return sum(jnp.pad(wide, (i, j, (0, 0), (0, 0)))
              for i in shifts for j in shifts)

@@ -6,6 +6,7 @@ import typing
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxaug import convolution
@@ -50,9 +51,14 @@ def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME',
   The same arguments, parameter names and shapes; but no CIRCULAR padding, and
   no `transpose_kernel`.
   """
+  def of_each(value):
+    return np.broadcast_to(value or 1, len(kernel_size)).tolist()
+  strides = of_each(strides)
   if padding in ('SAME', 'VALID'):
     pads = []
-    for k, s in zip(kernel_size, strides, strict=True):
+    for k, s, apart in zip(kernel_size, strides,
+                           of_each(more.get('kernel_dilation')), strict=True):
+      k = (k - 1) * apart + 1
       total = k + s - 2 + (max(k - s, 0) if padding == 'VALID' else 0)
       low = k - 1 if padding == 'VALID' or s > k - 1 else -(-total // 2)
       pads.append((low, total - low))

@@ -25,6 +25,7 @@ CASES = [  # height, width, kernel, stride, input dilation, padding
     (4, 7, 1, 1, 2, ((0, 1), (0, 0))),
     (4, 5, 6, 1, 3, ((2, 3), (3, 4))),
     (6, 5, 3, 2, 2, ((1, 1), (2, 1))),
+    (8, 8, 2, 1, 1, ((2, 0), (2, 0))), (6, 7, 3, 1, 1, ((4, 0), (4, 0))),
 ]
 # Stems, last layers, and both sides of the choice where to make columns; the
 # chunk decides between one product, several, and one for each row of taps.
@@ -140,6 +141,28 @@ def test_wide_ones_take_fewer_products(k, stride, dilation, channels, least,
   assert least < share < most
 
 
+@pytest.mark.parametrize('size, k, dilation, padding', [
+    ((1, 8), 3, 1, ((0, 0), (0, 0))), ((1, 4), 4, 2, ((0, 0), (1, 1))),
+    ((2, 3), 4, 1, ((1, 0), (2, 1)))], ids=str)
+def test_no_pixel_is_left_of_images_below_the_kernel(size, k, dilation,
+                                                     padding):
+  x, kernel = _arrays((*size, k), (128, 128))
+  f, want = (_conv(conv, (*size, k, 1, dilation, padding)) for conv in (
+      convolution.conv_general_dilated, lax.conv_general_dilated))
+  assert f(x, kernel).shape == want(x, kernel).shape
+  assert 0 in f(x, kernel).shape
+  for grad in jax.grad(lambda x, w: f(x, w).sum(), (0, 1))(x, kernel):
+    assert not grad.any()
+
+
+def test_groups_that_cannot_be_fail_as_stock_does():
+  x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 6))
+  for conv in convolution.conv_general_dilated, lax.conv_general_dilated:
+    with pytest.raises(ValueError, match='feature_group_count'):
+      conv(x, kernel, (1, 1), 'SAME', dimension_numbers=NHWC,
+           feature_group_count=6)
+
+
 @pytest.mark.parametrize('groups, each, out', [(6, 1, 6), (6, 1, 12), (2, 3, 4),
                                                (3, 2, 9)])
 @pytest.mark.parametrize('case', [SAME, STRIDED, CASES[3], CASES[20]], ids=str)
@@ -223,6 +246,17 @@ def test_the_stock_operation_serves_the_rest(monkeypatch):
   assert not used(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert not used(x, kernel, dimension_numbers=NHWC)
+
+
+def test_conv_of_doubled_keeps_double_precision():
+  with jax.enable_x64(True):
+    x, w = _arrays((4, 5, 3), dtype=jnp.float64)
+    x, w = (a + jnp.pi / 1e3 for a in (x, w))  # No float32 value.
+    got = convolution.conv_of_doubled(x, w, (1, 1), 'SAME',
+                                      dimension_numbers=NHWC)
+    want = lax.conv_general_dilated(
+        x.repeat(2, 1).repeat(2, 2), w, (1, 1), 'SAME', dimension_numbers=NHWC)
+    assert _error(got, want) < 1e-12
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 7])

@@ -23,6 +23,19 @@ def test_modules_are_those_of_flax(k, padding):
     assert np.abs(ours.apply(variables, x) - want).max() < 1e-5
 
 
+@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+@pytest.mark.parametrize('given', [
+    {'strides': None}, {'strides': 2}, {'strides': (2, 2),
+                                        'kernel_dilation': (2, 3)},
+    {'strides': (3, 1), 'kernel_dilation': 2}], ids=str)
+def test_transposed_shapes_are_those_of_flax(given, padding):
+  x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+  ours, theirs = (m(4, (3, 3), padding=padding, **given)
+                  for m in (layers.ConvTranspose, nn.ConvTranspose))
+  want, variables = theirs.init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(ours.apply(variables, x), want, atol=1e-5)
+
+
 @pytest.mark.parametrize('size', [(4, 6), (5, 7), (2, 3)])
 def test_max_pool_is_the_stock_one(size):
   x = np.random.default_rng(0).permutation(2 * size[0] * size[1] * 3)

@@ -4,11 +4,10 @@ import re
 import sys
 
 import pytest
-import smoke_test
-import zoo_test
 
 import jaxaug.generators
 from jaxaug import registry
+from tests import smoke_test, zoo_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'write_a_generator.md').read_text()

@@ -2,7 +2,8 @@
 import tarfile
 
 import pytest
-import smoke_test
+
+from tests import smoke_test
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
