@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from benchmarks import torch_plain
-from benchmarks.torch_layout import flat, weight
+from benchmarks.torch_layout import flat, nchw, weight
 
 # Of AC-GAN: units, channels of G and of D, dropout, as `build` has them.
 AC_SIZES = {
@@ -57,7 +57,7 @@ class DcGenerator(nn.ModuleDict):
   def forward(self, z, labels):
     if self.conditional:
       z = _with_class(z, labels, self.classes)
-    x = self['project'](z).view(len(z), *self.grid, -1).permute(0, 3, 1, 2)
+    x = nchw(self['project'](z).view(len(z), *self.grid, -1))
     for i in range(self.ups):
       x = self[f'up_{i}'](F.relu(self[f'norm_{i}'](x)))
     return torch.tanh(x)
@@ -135,7 +135,7 @@ class AcGenerator(nn.ModuleDict):
         z, labels, self.classes)
     x = self['hidden'](z)
     x = self['grid'](F.relu(x) if self.doubles else x)
-    x = x.view(len(z), *self.size, -1).permute(0, 3, 1, 2)
+    x = nchw(x.view(len(z), *self.size, -1))
     for i in range(self.norms):
       if i:
         x = F.interpolate(x, scale_factor=2) if self.doubles else x

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from benchmarks.torch_layout import flat
+from benchmarks.torch_layout import flat, nchw
 
 
 def _add_dense(net, inputs, widths):
@@ -33,7 +33,7 @@ class DenseGenerator(nn.ModuleDict):
     x = torch.cat([z, F.one_hot(labels, self.spec.num_classes)], 1)
     for i in range(len(self) - 1):
       x = F.relu(self[f'dense_{i}'](x))
-    return self['image'](x).view(-1, *self.spec[:3]).permute(0, 3, 1, 2)
+    return nchw(self['image'](x).view(-1, *self.spec[:3]))
 
 
 class DenseDiscriminator(nn.ModuleDict):

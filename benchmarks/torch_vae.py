@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from benchmarks import torch_biggan, torch_plain
+from benchmarks.torch_layout import flat, nchw
 
 
 class Encoder(nn.ModuleDict):
@@ -29,7 +30,7 @@ class Encoder(nn.ModuleDict):
     for i in range(self.depth):
       x = F.leaky_relu(
           self[f'norm_{i}'](self[f'down_{i}'](x), labels), 0.2)
-    return self['posterior'](x.permute(0, 2, 3, 1).flatten(1)).chunk(2, 1)
+    return self['posterior'](flat(x)).chunk(2, 1)
 
 
 class Decoder(nn.ModuleDict):
@@ -54,7 +55,7 @@ class Decoder(nn.ModuleDict):
 
   def forward(self, z, labels):
     x = self['latent_map'](torch.cat([z, self['embed'](labels)], 1))
-    x = x.view(len(z), *self.grid, -1).permute(0, 3, 1, 2)
+    x = nchw(x.view(len(z), *self.grid, -1))
     x = F.leaky_relu(self['norm_0'](x, labels), 0.2)
     for i in range(self.depth):
       x = F.leaky_relu(self[f'norm_{i + 1}'](self[f'up_{i}'](x), labels), 0.2)

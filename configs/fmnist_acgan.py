@@ -26,5 +26,5 @@ def acgan(steps: int):
 def get_config(arg: str | None = None):
   """Returns the study; `arg` is what stands after the colon."""
   config = quickstart.study('fmnist_acgan', acgan=acgan(steps=1000))
-  config.arms = quickstart.arms('acgan')
+  quickstart.compare(config, 'acgan')
   return common.finish(config, arg)

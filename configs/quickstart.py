@@ -33,7 +33,6 @@ def study(name: str, **generators):
   config = common.base()
   config.name = name
   config.data.per_class = 50
-  config.augmentations.standard = dict(flip=0.5, shift=1)
   config.classifiers.cnn = cnn(steps=300)
   for kind, generator in generators.items():
     config.generators[kind] = generator
@@ -41,9 +40,10 @@ def study(name: str, **generators):
   return config
 
 
-def arms(pool: str):
-  """Real images, with generated ones or without, and a usual remedy."""
-  return (
+def compare(config, pool: str):
+  """Sets the arms: real images with generated ones, or with a usual remedy."""
+  config.augmentations.standard = dict(flip=0.5, shift=1)
+  config.arms = (
       common.arm('real'),
       common.arm('standard', augment='standard'),
       common.arm('add_100', pool=pool, add=1.0),
@@ -56,5 +56,5 @@ def arms(pool: str):
 def get_config(arg: str | None = None):
   """Returns the study; `arg` is what stands after the colon."""
   config = study('quickstart', cgan=cgan(steps=1000))
-  config.arms = arms('cgan')
+  compare(config, 'cgan')
   return common.finish(config, arg)

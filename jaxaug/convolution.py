@@ -89,8 +89,8 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
                      (1, 1) if plain else tuple(lhs_dilation), precision)
     # Else no pixel is left.
     fast = all((n - 1) * d + 1 + sum(pad) >= k for n, k, d, pad in
-               zip(lhs.shape[1:3], rhs.shape, window.dilation, window.padding,
-                   strict=False))
+               zip(lhs.shape[1:3], rhs.shape[:2], window.dilation,
+                   window.padding, strict=True))
   if not fast:
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
@@ -113,9 +113,7 @@ def _in_groups(groups, window, x, kernel):
     return _conv(window, x, kernel)
   (h, w, inputs, out), (sh, sw) = kernel.shape, window.stride
   if inputs == 1 and out == groups:
-    none = (0, 0, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), (
-        none, *((low, high, 0) for low, high in window.padding), none))
+    x = _padded(x, window.padding)
     height, width = ((n - k) // s + 1 for n, k, s in zip(
         x.shape[1:3], (h, w), window.stride, strict=True))
     return sum(x[:, i:i + height * sh - sh + 1:sh, j:j + width * sw - sw + 1:sw]
@@ -153,9 +151,7 @@ def _conv(window, x, kernel):
       x.shape[1] * x.shape[2] <= _TINY):
     return _of_tiny_images(window, x, kernel)
   if min(map(min, padding)) < 0:  # XLA's CPU kernels misread some of these.
-    none = (0, 0, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), (none, *(
-        (*pad, d - 1) for pad, d in zip(padding, dilation, strict=True)), none))
+    x = _padded(x, padding, dilation)
     padding, dilation = ((0, 0), (0, 0)), (1, 1)
   return lax.conv_general_dilated(x, kernel, stride, padding, dilation,
                                   dimension_numbers=_NHWC, precision=precision)
@@ -218,7 +214,7 @@ def _kernel_grad(window, size, x, dy):
     return _of_both(view, kernel, *((dy, x) if view.turned else (x, dy)))
   if dilation != (1, 1):
     if stride != (1, 1):
-      x, dilation = _dilate(x, dilation), (1, 1)
+      x, dilation = _padded(x, ((0, 0), (0, 0)), dilation), (1, 1)
     else:
       # A dilated x and dy are a dy and a strided x, with the kernel turned.
       padding = tuple((k - 1 - low, 0) for k, (low, _) in
@@ -242,10 +238,11 @@ def _kernel_grad_bwd(window, size, saved, kernel):
 _kernel_grad.defvjp(_kernel_grad_fwd, _kernel_grad_bwd)
 
 
-def _dilate(x, dilation):
-  (h, w), zero = dilation, (0, 0, 0)
-  return lax.pad(x, jnp.zeros((), x.dtype),
-                 (zero, (0, 0, h - 1), (0, 0, w - 1), zero))
+def _padded(x, padding, dilation=(1, 1)):
+  """x with zeros around it, and between its pixels, `dilation` apart."""
+  none = (0, 0, 0)
+  return lax.pad(x, jnp.zeros((), x.dtype), (none, *(
+      (*pad, d - 1) for pad, d in zip(padding, dilation, strict=True)), none))
 
 
 class _View(typing.NamedTuple):
@@ -288,12 +285,11 @@ def _strided(window, kernel, of_kernel=False):
     low = h - 1 - low[0], w - 1 - low[1]
   else:
     return None
-  if h != w or stride[0] != stride[1]:
+  if h != w or stride[0] != stride[1] or (h, stride[0]) not in _FEWER:
     return None
-  fold, least, most, gradient = _FEWER.get((h, stride[0]), (0, 0, 0, False))
-  sides = sorted((large * stride[0]**2, small))
-  if not fold or sides[0] < least or sides[1] < most or (
-      of_kernel and not gradient):
+  fold, least, most, gradient = _FEWER[h, stride[0]]
+  fewest, widest = sorted((large * stride[0]**2, small))
+  if fewest < least or widest < most or (of_kernel and not gradient):
     return None
   return _View(turned, stride[0], low, fold, h)
 
@@ -410,10 +406,8 @@ def _by_phases(window, x, kernel):
 def _of_tiny_images(window, x, kernel):
   """A convolution of few pixels: of all images' columns, in one product."""
   (h, w, channels, out), (sh, sw) = kernel.shape, window.stride
-  size = [n + low + high for n, (low, high) in
-          zip(x.shape[1:3], window.padding, strict=True)]
-  x = winograd.crop(x, [low for low, _ in window.padding], size)
-  rows, columns = (n - k + 1 for n, k in zip(size, (h, w), strict=True))
+  x = _padded(x, window.padding)
+  rows, columns = x.shape[1] - h + 1, x.shape[2] - w + 1
   x = jnp.concatenate([x[:, i:i + rows:sh, j:j + columns:sw]
                        for i in range(h) for j in range(w)], 3)
   y = jnp.matmul(x.reshape(-1, h * w * channels),
@@ -429,9 +423,7 @@ def _to_few_channels(window, x, kernel):
   images at a time, so that the shares stay in the cache.
   """
   (kh, kw, channels, out), precision = kernel.shape, window.precision
-  size = [n + low + high for n, (low, high) in
-          zip(x.shape[1:3], window.padding, strict=True)]
-  x = winograd.crop(x, [low for low, _ in window.padding], size)
+  x = _padded(x, window.padding)
   (batch, h, w, _), taps = x.shape, kernel.transpose(0, 1, 3, 2)
   taps = taps.reshape(-1, channels)
 

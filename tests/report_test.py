@@ -688,9 +688,10 @@ def test_verdict_table():
   results = sample(arms=3, classifiers=2)
   arms = results['classifiers']['net1']['arms']
   row = arms['arm2']
-  arms['replace_100'] = row | {'real': 45_000, 'synthetic': 45_000}
+  arms['replace_100'] = row | {'real': 44_000, 'synthetic': 45_000}
   text = terminal(results, 80)
-  for word in ('net0', 'net1', 'arm2', 'replace_100', 'baseline', '+ 45,000',
+  for word in ('net0', 'net1', 'arm2', 'replace_100', 'baseline', ' 60 ',
+               '+ 30', ' 44,000 ', '+ 45,000',
                f'{100 * row["mean"]:.2f}',
                report.change(row['difference'], ERROR),
                f'[{report.change(row["low"], ERROR)}, '

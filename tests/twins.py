@@ -49,23 +49,23 @@ def as_torch(x):
   return torch.tensor(np.moveaxis(x, -1, 1) if x.ndim == 4 else x).double()
 
 
-def check_network(module, net, twin, x, labels):
-  """Compares outputs; returns ours, (by the averages, in training)."""
+def outputs(module, net, twin, x, labels):
+  """Returns pairs (ours, PyTorch's) of arrays: by the averages, in training."""
   @quick.jit
   def both(variables):
     train, _ = module.apply(variables, x, labels, train=True,
                             mutable=['batch_stats'])
     return module.apply(variables, x, labels, train=False), train
   outs = both({'params': net.params, 'batch_stats': net.stats})
+  found = []
   # The averages first: a pass in training moves them.
   for train, got in zip((False, True), outs, strict=True):
     want = twin.train(train)(as_torch(x), as_torch(labels).long())
     for a, b in zip(jax.tree.leaves(got),
                     want if isinstance(want, tuple) else [want], strict=True):
       b = b.detach().numpy()
-      b = np.moveaxis(b, 1, -1) if b.ndim == 4 else b
-      np.testing.assert_allclose(a, b, atol=3e-6 * max(1, np.abs(b).max()))
-  return outs
+      found.append((a, np.moveaxis(b, 1, -1) if b.ndim == 4 else b))
+  return found
 
 
 def given_noise(monkeypatch, count):
