@@ -208,12 +208,15 @@ def _banner(flags):
   import jax
 
   from jaxaug import artefacts
+  from jaxaug.nn.cpu import convolution
   stamp = artefacts.stamp()
   versions = '  '.join(f'{k} {v}' for k, v in stamp['versions'].items())
   devices = jax.devices()
   print(f'jaxaug  commit {stamp["commit"] or "none"}  config {flags.config}\n'
         f'{versions}\n{len(devices)} x {devices[0].device_kind} '
         f'({devices[0].platform})', flush=True)
+  if devices[0].platform == 'cpu':
+    print(convolution.way()[1], flush=True)
 
 
 def _dry_run(config, workdir):

@@ -20,7 +20,7 @@ import rich.console
 import rich.table
 from jax import lax
 
-from jaxaug import convolution
+from jaxaug.nn.cpu import convolution
 
 try:
   import torch

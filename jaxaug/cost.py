@@ -35,6 +35,11 @@ def _one(equation) -> int:
     # Zeros between the pixels of a transposed convolution are no work.
     return 2 * math.prod(equation.outvars[0].aval.shape) * (
         math.prod(kernel) // kernel[out]) // math.prod(given['lhs_dilation'])
+  if name == 'jaxaug_convolution':  # jaxaug/nn/cpu/convolution.py
+    kernel = (equation.outvars[0] if given['want'] == 'w' else
+              equation.invars[1]).aval.shape
+    pixels = equation.invars[0].aval.shape[0] * math.prod(given['window'].y)
+    return 2 * pixels * math.prod(kernel)
   inner = [_count(getattr(j, 'jaxpr', j)) for value in given.values()
            for j in (value if isinstance(value, (tuple, list)) else (value,))
            if hasattr(getattr(j, 'jaxpr', j), 'eqns')]

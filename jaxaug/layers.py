@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import convolution
+from jaxaug.nn.cpu import convolution
 
 
 def each(function, x, size: int):
@@ -22,7 +22,8 @@ def each(function, x, size: int):
     x: [B, ...].
     size: images of a part; the largest divisor of B up to it is taken.
   """
-  count = convolution.steps(len(x), 1, size)
+  count = next(n for n in range(-(-len(x) // size), len(x) + 1)
+               if len(x) % n == 0)
   if count == 1 or jax.default_backend() != 'cpu':
     return function(x)
   parts = x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
@@ -65,6 +66,47 @@ def ConvTranspose(features, kernel_size, strides=(1, 1), padding='SAME',
     padding = pads
   return Conv(features, kernel_size, input_dilation=strides, padding=padding,
               **more)
+
+
+def conv_of_doubled(lhs, rhs, window_strides, padding, **more):
+  """The SAME convolution of `lhs` doubled by repetition, without doubling it.
+
+  Taps that see one pixel are added up: of 3x3 ones 4/9 of the products remain,
+  of 5x5 ones 36/100.
+
+  Args:
+    lhs: [B, H, W, I].
+    rhs: [h, w, I, O].
+    window_strides, padding: 1 and SAME, whatever is given.
+    **more: what else `conv_general_dilated` takes.
+
+  Returns:
+    [B, 2 H, 2 W, O].
+  """
+  del window_strides, padding
+  pads = [((k + 1) // 2, k // 2 + 1) for k in rhs.shape[:2]]
+  return convolution.conv_general_dilated(
+      lhs, _over_four(rhs).astype(lhs.dtype), (1, 1), pads,
+      **more | {'lhs_dilation': (2, 2)})
+
+
+def halved_conv(lhs, rhs, window_strides, padding, **more):
+  """Means of the 2x2 pixels of a 3x3 SAME convolution, by 4/9 of the products.
+
+  Arguments as of `conv_of_doubled`; [B, H, W, I] -> [B, H / 2, W / 2, O].
+  """
+  del window_strides, padding
+  return convolution.conv_general_dilated(
+      lhs, (_over_four(rhs) / 4).astype(lhs.dtype), (2, 2), ((1, 1), (1, 1)),
+      **more)
+
+
+def _over_four(kernel):
+  """The sum of a kernel at 2x2 neighbouring pixels, one larger each way."""
+  shifts = (0, 1), (1, 0)
+  wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+  return sum(jnp.pad(wide, (i, j, (0, 0), (0, 0)))
+             for i in shifts for j in shifts)
 
 
 def max_pool(x):

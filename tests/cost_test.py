@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from jaxaug import convolution, cost
+from jaxaug import cost
+from jaxaug.nn.cpu import convolution
 
 SQUARE = jnp.zeros((3, 3))
 CASES = {

@@ -3,10 +3,119 @@ import typing
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
-from jaxaug import errors, fused, layers, types
+from jaxaug import errors, layers, types
 
 _INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def moments(x):
+  """Mean and variance of each channel, float32 [C]."""
+  x = x.astype(jnp.float32)
+  mean = x.mean((0, 1, 2))
+  return mean, jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
+
+
+class Norm(nn.Module):
+  """`layers.batch_norm` of x [B, H, W, C], by `known` moments if there are.
+
+  A dense block's channels are the same for every layer that sees them, and so
+  are their moments: to take them once, and their gradients together, is a
+  fifth of a training step.
+  """
+
+  @nn.compact
+  def __call__(self, x, train: bool, known=None):
+    shape, ones = x.shape[-1:], nn.initializers.ones
+    scale = self.param('scale', ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    running = [self.variable('batch_stats', name, fill, shape)
+               for name, fill in (('mean', jnp.zeros), ('var', jnp.ones))]
+    mean, var = (known or moments(x)) if train else (v.value for v in running)
+    if train and not self.is_initializing():
+      for old, new in zip(running, (mean, var), strict=True):
+        old.value = 0.9 * old.value + 0.1 * lax.stop_gradient(new)
+    gain = scale * lax.rsqrt(var + 1e-5)
+    return x * gain + (bias - mean * gain)
+
+
+class NormReluConv(nn.Module):
+  """x [B, H, W, C] -> convolution of relu(batch norm(x)), SAME, stride 1.
+
+  In half precision the convolution alone is half; `known`: see `Norm`.
+  """
+  features: int
+  size: int                    # Of the kernel's sides.
+  dtype: typing.Any
+
+  @nn.compact
+  def __call__(self, x, train: bool, known=None):
+    norm, conv = Norm(), layers.Conv(
+        self.features, (self.size,) * 2, use_bias=False, kernel_init=_INIT,
+        dtype=self.dtype)
+    for part in norm, conv:  # One layer's weights have one name.
+      nn.share_scope(self, part)
+    return conv(nn.relu(norm(x, train, known))).astype(x.dtype)
+
+
+def _means(x):
+  return nn.avg_pool(x, (2, 2), (2, 2), 'SAME', count_include_pad=False)
+
+
+class Transition(nn.Module):
+  """x [B, H, W, C] -> means of 2x2 of a 1x1 convolution of relu(batch norm(x)).
+
+  Of an odd side the last mean is of what is there. Both are linear, so that
+  the mean goes first, which is a quarter of the work; only dropout, which is
+  of what the convolution gives, keeps it from that.
+  """
+  features: int
+  dropout: float
+  dtype: typing.Any
+
+  @nn.compact
+  def __call__(self, x, train: bool, known=None):
+    norm, conv = Norm(), layers.Conv(
+        self.features, (1, 1), use_bias=False, kernel_init=_INIT,
+        dtype=self.dtype)
+    for part in norm, conv:
+      nn.share_scope(self, part)
+    x = nn.relu(norm(x, train, known))
+    if not train or not self.dropout:
+      return conv(_means(x)).astype(x.dtype)
+    return _means(nn.Dropout(self.dropout)(conv(x).astype(x.dtype), False))
+
+
+class DenseBlock(nn.Module):
+  """x [B, H, W, C] -> ([B, H, W, C + layers * growth], its moments).
+
+  Every layer is norm, ReLU and a 3x3 convolution of all channels before it;
+  with `bottleneck` the same of 1x1 to 4 growth comes first. What a convolution
+  gives is dropped at the rate `dropout`.
+  """
+  layers: int
+  growth: int
+  bottleneck: bool
+  dropout: float
+  dtype: typing.Any
+
+  @nn.compact
+  def __call__(self, x, train: bool):
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    known = moments(x)
+    for i in range(self.layers):
+      h, name, of_h = x, f'layer_{i}', known
+      if self.bottleneck:
+        h = drop(NormReluConv(4 * self.growth, 1, self.dtype,
+                              name=f'{name}_reduce')(h, train, of_h))
+        of_h = None
+      h = drop(NormReluConv(self.growth, 3, self.dtype, name=name)(
+          h, train, of_h))
+      x = jnp.concatenate([x, h], -1)
+      known = [jnp.concatenate(pair) for pair in zip(known, moments(h),
+                                                     strict=True)]
+    return x, known
 
 
 class DenseNet(nn.Module):
@@ -27,16 +136,14 @@ class DenseNet(nn.Module):
                     use_bias=False, kernel_init=_INIT, dtype=self.dtype,
                     name='stem')(x.astype(self.dtype)).astype(jnp.float32)
     for block in range(3):
-      x = fused.DenseBlock(self.blocks, self.growth, self.bottleneck,
-                           self.dropout, _INIT, self.dtype,
-                           name=f'block_{block}')(x, train)
+      x, known = DenseBlock(
+          self.blocks, self.growth, self.bottleneck, self.dropout, self.dtype,
+          name=f'block_{block}')(x, train)
       if block < 2:
         width = int(x.shape[-1] * self.reduction)
-        x = fused.Transition(width, self.dropout, _INIT, self.dtype,
-                             name=f'transition_{block}')(x, train)
-    x = nn.BatchNorm(use_running_average=not train, momentum=fused.MOMENTUM,
-                     name='norm')(x)
-    x = nn.relu(x).mean((1, 2))
+        x = Transition(width, self.dropout, self.dtype,
+                       name=f'transition_{block}')(x, train, known)
+    x = nn.relu(Norm(name='norm')(x, train, known)).mean((1, 2))
     x = nn.Dense(self.spec.num_classes, dtype=self.dtype, name='logits')(x)
     return x.astype(jnp.float32)
 

@@ -9,13 +9,13 @@ of stride 1 take Winograd's fewer products (`python -m benchmarks.evaluate`).
 """
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import convolution, errors, layers, resampling, types, winograd
+from jaxaug import errors, resampling, types
 from jaxaug import weights as files
+from jaxaug.nn.cpu import convolution
 
 _PUBLISHED = files.Published(
     'pt_inception-2015-12-05-6726825d.pth',
@@ -23,12 +23,6 @@ _PUBLISHED = files.Published(
     'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
     'pt_inception-2015-12-05-6726825d.pth', 95_628_359)
 _EPSILON = 1e-3
-# Side by side results of a kernel, by its size; on a CPU.
-_TILES = {(3, 3): (4, 4), (5, 5): (4, 4), (1, 7): (1, 3), (7, 1): (3, 1),
-          (1, 3): (1, 4), (3, 1): (4, 1)}
-# Images that pass a part of the network at a time on a CPU: what stays in the
-# cache is faster, and maps become smaller from part to part.
-_AT_A_TIME = {'64': 1, '192': 4, '6a': 4, '2048': 8}
 # rule of resampling -> (what is taken off, what it is divided by, whose it is)
 _RULES = {'tf1': (128, 128, 'as TensorFlow 1 and torch-fidelity'),
           'pytorch': (127.5, 127.5, 'as pytorch-fid'),
@@ -120,55 +114,17 @@ def _read(file) -> dict:
   return params
 
 
-def _fast(params: dict) -> dict:
-  """Transforms, on a CPU, the kernels of stride 1 that have a tile."""
-  strided = {'Conv2d_1a_3x3'} | {
-      f'{block}.{branch[-1][0]}' for block in ('Mixed_6a', 'Mixed_7a')
-      for branch in _BLOCKS[block][1]}
-  def one(name, kernel):
-    tile = _TILES.get(kernel.shape[:2])
-    if not tile or name in strided:
-      return kernel
-    if kernel.shape[2] > 400:  # A larger one does not stay in the cache.
-      tile = 2, 2
-    return winograd.transform(kernel, tile)
-  if jax.default_backend() != 'cpu':
-    return params
-  return {name: (one(name, kernel), bias)
-          for name, (kernel, bias) in params.items()}
-
-
 def _conv(params, x, stride=1, pad=(0, 0)):
   kernel, bias = params
-  pads = tuple((p, p) for p in pad)
-  if isinstance(kernel, winograd.Kernel):
-    y = winograd.conv(x, kernel, pads)
-  elif stride == 2 and jax.default_backend() == 'cpu':
-    y = _strided(kernel, x)
-  else:
-    y = convolution.conv_general_dilated(
-        x, kernel, (stride, stride), pads,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  y = convolution.conv_general_dilated(
+      x, kernel, (stride, stride), tuple((p, p) for p in pad),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
   return jnp.maximum(y + bias, 0)
-
-
-def _strided(kernel, x):
-  """A convolution of stride 2 without padding, as one product of columns."""
-  h, w, _, out = kernel.shape
-  rows, columns = ((n - k) // 2 + 1 for n, k in zip(x.shape[1:3], (h, w),
-                                                    strict=True))
-  x = jnp.concatenate([x[:, i:i + 2 * rows - 1:2, j:j + 2 * columns - 1:2]
-                       for i in range(h) for j in range(w)], 3)
-  # Else XLA makes the columns anew for every part of the product.
-  return lax.optimization_barrier(x) @ kernel.reshape(-1, out)
 
 
 def _same(params, x):
   """A convolution whose output is as large as its input."""
-  kernel = params[0]
-  size = kernel.size if isinstance(kernel, winograd.Kernel) else (
-      kernel.shape[:2])
-  return _conv(params, x, pad=[n // 2 for n in size])
+  return _conv(params, x, pad=[n // 2 for n in params[0].shape[:2]])
 
 
 def _chain(params, block, names, x):
@@ -276,14 +232,10 @@ def _through(params, names, x):
 
 def _network(params, resize, maps, images):
   """What `blocks` returns, but for the logits."""
-  def part(name, function, x):
-    return layers.each(functools.partial(function, params), x,
-                       _AT_A_TIME[name])
   *names, _, _, _ = _BLOCKS
-  out = {'64': part('64', lambda p, x: _stem(p, resize, x), images)}
-  out['192'] = part('192', _second, out['64'])
-  x = part('6a', lambda p, x: _through(p, names[:4], x), out['192'])
-  out['768'] = _through(params, names[4:], x)
+  out = {'64': _stem(params, resize, images)}
+  out['192'] = _second(params, out['64'])
+  out['768'] = _through(params, names, out['192'])
   last = _through(params, ('Mixed_7a', 'Mixed_7b', 'Mixed_7c'), out['768'])
   return (out if maps else {}) | {'2048': last.mean((1, 2))}
 
@@ -303,9 +255,7 @@ def blocks(params, images, resize: str = 'tf1', maps: bool = True) -> dict:
     'logits_unbiased', without the last layer's bias, as the Inception score
     takes them.
   """
-  fast = _fast(params)
-  out = layers.each(functools.partial(_network, fast, resize, maps), images,
-                    _AT_A_TIME['2048'])
+  out = _network(params, resize, maps, images)
   kernel, bias = params['fc']
   unbiased = jnp.matmul(out['2048'], kernel)
   return out | {'logits_unbiased': unbiased, 'logits': unbiased + bias}

@@ -8,8 +8,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import convolution, errors, layers, resampling, types
+from jaxaug import errors, layers, resampling, types
 from jaxaug import weights as files
+from jaxaug.nn.cpu import convolution
 
 _PUBLISHED = files.Published(
     'mobilenet_v2-b0353104.pth', 'b0353104',

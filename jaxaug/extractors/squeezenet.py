@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import convolution, errors, layers, resampling, types
+from jaxaug import errors, layers, resampling, types
 from jaxaug import weights as files
+from jaxaug.nn.cpu import convolution
 
 _PUBLISHED = files.Published(
     'squeezenet1_1-b8a52dc0.pth', 'b8a52dc0',

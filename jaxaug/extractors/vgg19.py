@@ -6,8 +6,9 @@ its training.
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug import convolution, errors, layers, resampling, types
+from jaxaug import errors, layers, resampling, types
 from jaxaug import weights as files
+from jaxaug.nn.cpu import convolution
 
 _PUBLISHED = files.Published(
     'vgg19-dcbb9e9d.pth', 'dcbb9e9d',

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxaug import adversarial, convolution, errors, layers, types
+from jaxaug import adversarial, errors, layers, types
 
 _N02 = nn.initializers.normal(0.02)
 
@@ -69,7 +69,7 @@ class Generator(nn.Module):
     transposed = functools.partial(layers.ConvTranspose, kernel_size=(4, 4),
                                    strides=(2, 2))
     up = functools.partial(nn.Conv, kernel_size=(5, 5),
-                           conv_general_dilated=convolution.conv_of_doubled)
+                           conv_general_dilated=layers.conv_of_doubled)
     for i, width in enumerate(self.widths[1:]):
       x = (up if doubles else transposed)(width, name=f'up_{i}', **inner)(x)
       x = act(x, i + 1)

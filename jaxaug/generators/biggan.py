@@ -14,7 +14,8 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import adversarial, convolution, errors, layers, types
+from jaxaug import adversarial, errors, layers, types
+from jaxaug.nn.cpu.convolution import conv_general_dilated
 
 # Channels after each of G's doublings, in units of `width`, by how many there
 # are; and after each of D's blocks, of which so many halve.
@@ -31,7 +32,7 @@ def _spectral(layer, x, train):
 
 
 def _conv(x, features, kernel, name, train, dtype, bias=True,
-          operation=convolution.conv_general_dilated):
+          operation=conv_general_dilated):
   return _spectral(layers.Conv(
       features, (kernel, kernel), padding=kernel // 2, use_bias=bias,
       dtype=dtype, kernel_init=_N02, name=name,
@@ -133,7 +134,7 @@ class Generator(nn.Module):
     for i, width in enumerate(self.widths):
       h = act(x, given[i], f'block_{i}_norm_0')
       h = conv(h, width, 3, f'block_{i}_conv_0',
-               operation=convolution.conv_of_doubled)
+               operation=layers.conv_of_doubled)
       h = act(h, given[i], f'block_{i}_norm_1')
       h = conv(h, width, 3, f'block_{i}_conv_1')
       # In either order, but so it is a quarter of the work.
@@ -160,8 +161,8 @@ class Discriminator(nn.Module):
     for i, width in enumerate(self.widths):
       halves = i < self.halvings
       h = conv(nn.relu(x) if i else x, width, 3, f'block_{i}_conv_0')
-      operation = (convolution.halved_conv if halves else
-                   convolution.conv_general_dilated)
+      operation = (layers.halved_conv if halves else
+                   conv_general_dilated)
       h = conv(nn.relu(h), width, 3, f'block_{i}_conv_1', operation=operation)
       if halves:
         x = _halve(x)

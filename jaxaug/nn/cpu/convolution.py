@@ -1,0 +1,242 @@
+"""Convolutions on CPU: one relation of images, kernel and result.
+
+XLA's CPU backend is slow around a plain convolution: at its gradients, in
+loops, with groups (`benchmarks/conv.py`). Here a convolution and its two
+gradients are one primitive, linear in both operands and closed under
+differentiation, which oneDNN computes where it is installed, and `products`
+elsewhere.
+"""
+import functools
+import os
+import typing
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+from jaxaug import errors
+from jaxaug.nn.cpu import onednn, products
+
+_NHWC = ('NHWC', 'HWIO', 'NHWC')
+_VARIABLE = 'JAXAUG_CONVOLUTIONS'
+# oneDNN computes channels by the 16: where fewer come out, several pixels do.
+_FEW = 4
+
+
+@functools.cache
+def way() -> tuple[str, str]:
+  """Returns which of onednn, products and xla computes, and a line about it.
+
+  JAXAUG_CONVOLUTIONS chooses; else it is oneDNN, where that can be used.
+
+  Raises:
+    InputError: there is no such choice, or it cannot be.
+  """
+  asked = os.environ.get(_VARIABLE, '')
+  if asked:
+    errors.one_of(_VARIABLE, asked, ('onednn', 'products', 'xla'))
+  if asked in ('products', 'xla'):
+    return asked, f'convolutions: {asked}, as {_VARIABLE} says'
+  try:
+    return 'onednn', f'convolutions: {onednn.library().words}'
+  except onednn.Unavailable as e:
+    if asked:
+      raise errors.InputError(f'{_VARIABLE}: onednn; {e}') from e
+    return 'products', f'convolutions: plain JAX, slower than oneDNN, {e}'
+
+
+class Window(typing.NamedTuple):
+  """How x [B, *x, C], a kernel of sides `w` and y [B, *y, O] belong together.
+
+  y[p] = sum over taps t of x[p * stride - low + t * dilation] w[t], zeros
+  around x; `turned`: the kernel is [h, w, O / groups, C], and not
+  [h, w, C / groups, O].
+  """
+  x: tuple[int, int]
+  w: tuple[int, int]
+  y: tuple[int, int]
+  stride: tuple[int, int]
+  low: tuple[int, int]
+  dilation: tuple[int, int]
+  groups: int
+  turned: bool
+
+
+def _shapes(want, window, a, b):
+  """The shapes of x, w and y, by those of the two that are given."""
+  shapes = dict(zip(onednn.OPERANDS[want], (a.shape, b.shape), strict=True))
+  if want == 'w':
+    first, last = (shapes[n][3] for n in ('yx' if window.turned else 'xy'))
+    made = *window.w, first // window.groups, last
+  else:
+    # Of the last two of a kernel, one is whole and one of one group.
+    whole = (want == 'y') != window.turned
+    made = a.shape[0], *getattr(window, want), (
+        b.shape[3] if whole else b.shape[2] * window.groups)
+  return shapes | {want: made}
+
+
+_convolution = core.Primitive('jaxaug_convolution')
+
+
+@_convolution.def_abstract_eval
+def _(a, b, *, want, window):
+  return jax.core.ShapedArray(_shapes(want, window, a, b)[want], a.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=('want', 'window'))
+def _solve(a, b, want, window):
+  return _convolution.bind(a, b, want=want, window=window)
+
+
+_convolution.def_impl(_solve)
+
+
+def _transposed(side, cotangent, a, b, *, want, window):
+  """The gradient by one operand solves the same relation."""
+  mine, other = onednn.OPERANDS[want][::-1 if side else 1]
+  given = {want: cotangent, other: a if side else b}
+  a, b = (given[n] for n in onednn.OPERANDS[mine])
+  return _convolution.bind(a, b, want=mine, window=window)
+
+
+ad.defbilinear(_convolution, functools.partial(_transposed, 0),
+               functools.partial(_transposed, 1))
+
+
+def _batched(operands, axes, *, want, window):
+  """Many at once: more images where the kernel is one, else one by one."""
+  operands = [a if axis is None else jnp.moveaxis(a, axis, 0)
+              for a, axis in zip(operands, axes, strict=True)]
+  solve = functools.partial(_convolution.bind, want=want, window=window)
+  if want != 'w' and axes[1] is None:
+    images, kernel = operands
+    y = solve(images.reshape(-1, *images.shape[2:]), kernel)
+    return y.reshape(*images.shape[:2], *y.shape[1:]), 0
+
+  def one(mapped):
+    mapped = iter(mapped)
+    return solve(*(a if axis is None else next(mapped)
+                   for a, axis in zip(operands, axes, strict=True)))
+  return lax.map(one, [a for a, axis in zip(operands, axes, strict=True)
+                       if axis is not None]), 0
+
+
+batching.primitive_batchers[_convolution] = _batched
+
+
+def _compute(alone, a, b, *, want, window):
+  """What is compiled; `alone`: for one device."""
+  shapes = _shapes(want, window, a, b)
+  if alone and way()[0] == 'onednn' and a.dtype.name in ('float32', 'bfloat16'):
+    try:
+      name, scratch = onednn.target(want, window, **shapes, dtype=a.dtype.name)
+      return jax.ffi.ffi_call(name, (
+          jax.ShapeDtypeStruct(shapes[want], a.dtype),
+          jax.ShapeDtypeStruct((scratch,), jnp.uint8)))(a, b)[0]
+    except onednn.Unavailable:
+      pass  # It cannot do this one.
+  wide = jnp.promote_types(a.dtype, jnp.float32)
+  if wide != a.dtype:  # Half precision is summed in float32.
+    return _compute(alone, a.astype(wide), b.astype(wide), want=want,
+                    window=window).astype(a.dtype)
+  return products.solve(want, window, shapes[want], a, b)
+
+
+def _lowered(context, *operands, **given):
+  # XLA cannot split what it calls: over several devices it is plain JAX.
+  devices = getattr(context.module_context.axis_context, 'num_devices', 1)
+  return mlir.lower_fun(functools.partial(_compute, devices in (None, 1)),
+                        multiple_results=False)(context, *operands, **given)
+
+
+mlir.register_lowering(_convolution, _lowered)
+
+
+def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
+                         rhs_dilation=None, dimension_numbers=None,
+                         feature_group_count=1, batch_group_count=1,
+                         precision=None, preferred_element_type=None, **more):
+  """`jax.lax.conv_general_dilated`, with other kernels on CPU.
+
+  Takes the same arguments and gives the same values to rounding where they are
+  finite, at any order of differentiation, under `vmap` and in loops. The stock
+  operation serves other backends, images other than NHWC, strides of a dilated
+  input, and padding by which a transposed convolution is none. Products are
+  whole float32 ones whatever the `precision`.
+  """
+  window = None
+  if (jax.default_backend() == 'cpu' and lhs.ndim == rhs.ndim == 4
+      and lhs.dtype == rhs.dtype and lhs.dtype.itemsize > 1
+      and jnp.issubdtype(lhs.dtype, jnp.floating)
+      and batch_group_count == 1
+      and preferred_element_type in (None, lhs.dtype)
+      and not any(v is not None for v in more.values())
+      and 0 not in lhs.shape + rhs.shape
+      and _is_nhwc(lhs, rhs, dimension_numbers)
+      and lhs.shape[3] == rhs.shape[2] * feature_group_count
+      and rhs.shape[3] % feature_group_count == 0
+      and way()[0] != 'xla'):
+    window, lhs = _window(lhs, rhs, window_strides, padding, lhs_dilation,
+                          rhs_dilation, feature_group_count)
+  if window is None:
+    return lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation,
+        dimension_numbers, feature_group_count, batch_group_count, precision,
+        preferred_element_type, **more)
+  if window.turned:
+    return _solve(lhs, lax.rev(rhs, (0, 1)), 'x', window)
+  if rhs.shape[3] <= _FEW and window.w != (1, 1) and (
+      window.stride == window.dilation == (1, 1) and window.groups == 1):
+    return _four_at_once(window, lhs, rhs)
+  return _solve(lhs, rhs, 'y', window)
+
+
+def _is_nhwc(lhs, rhs, numbers):
+  given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+  return given == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
+
+
+def _window(x, kernel, stride, padding, up, dilation, groups):
+  """Returns the Window, or None, and the images without what is cut off."""
+  sides, taps, stride = x.shape[1:3], kernel.shape[:2], tuple(stride)
+  up, dilation = (tuple(v or (1, 1)) for v in (up, dilation))
+  spans = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
+  if isinstance(padding, str):
+    if up != (1, 1):
+      return None, x
+    padding = lax.padtype_to_pads(sides, spans, stride, padding)
+  lows, highs = zip(*padding, strict=True)
+  whole = [(n - 1) * u + 1 + low + high for n, u, low, high in zip(
+      sides, up, lows, highs, strict=True)]
+  out = tuple((n - k) // s + 1
+              for n, k, s in zip(whole, spans, stride, strict=True))
+  if min(out) < 1:
+    return None, x
+  if up == (1, 1):
+    rows, columns = (slice(max(-low, 0), n - max(-high, 0)) for n, low, high in
+                     zip(sides, lows, highs, strict=True))
+    cut, low = x[:, rows, columns], tuple(max(low, 0) for low in lows)
+    return Window(cut.shape[1:3], taps, out, stride, low, dilation, groups,
+                  False), cut
+  # The gradient of a convolution with this stride, by its images.
+  low, high = (tuple(k - 1 - edge for k, edge in zip(spans, edges, strict=True))
+               for edges in (lows, highs))
+  if stride != (1, 1) or min(*low, *high) < 0:
+    return None, x
+  return Window(out, taps, sides, up, low, dilation, groups, True), x
+
+
+def _four_at_once(window, x, kernel):
+  """The 2x2 pixels of a block as channels: a stride of 2, a larger kernel."""
+  *_, channels, out = kernel.shape
+  h, w = (-(-n // 2) for n in window.y)
+  kernel = jnp.stack([jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+                      for i in (0, 1) for j in (0, 1)], 3)
+  taps = kernel.shape[:2]
+  y = _solve(x, kernel.reshape(*taps, channels, 4 * out), 'y', window._replace(
+      w=taps, y=(h, w), stride=(2, 2)))
+  y = y.reshape(-1, h, w, 2, 2, out).swapaxes(2, 3)
+  return y.reshape(-1, 2 * h, 2 * w, out)[:, :window.y[0], :window.y[1]]
