@@ -96,6 +96,8 @@ def library() -> _Library:
       why = why if 'libdnnl.so.3: cannot open' in str(e) else str(e)
   else:
     raise Unavailable(why)
+  if not hasattr(free, 'dnnl_version'):
+    raise Unavailable(f'{path} is another library')
   free.dnnl_version.restype = _P
   version = (_INT * 8).from_address(free.dnnl_version())
   number = '.'.join(map(str, version[:3]))

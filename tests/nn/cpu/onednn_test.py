@@ -1,0 +1,299 @@
+"""oneDNN in XLA's programs: what goes wrong, who calls at once, and bits."""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxaug import errors
+from jaxaug.nn.cpu import convolution, onednn
+
+ROOT = pathlib.Path(__file__).parents[3]
+NHWC = ('NHWC', 'HWIO', 'NHWC')
+SIDES = (6, 5)
+
+
+@pytest.fixture(autouse=True)
+def there():
+  try:
+    onednn.library()
+  except onednn.Unavailable as e:
+    pytest.skip(f'no oneDNN: {e}')
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+  """Loads the library anew."""
+  monkeypatch.setattr(onednn, 'library', onednn.library.__wrapped__)
+  monkeypatch.delenv('JAXAUG_CONVOLUTIONS', raising=False)
+  return convolution.way.__wrapped__
+
+
+def _window():
+  return convolution.Window(SIDES, (3, 3), SIDES, (1, 1), (1, 1), (1, 1), 1,
+                            False)
+
+
+def _target(channels):
+  """A function of images of so many channels, which no other test has."""
+  return onednn.target.__wrapped__(
+      'y', _window(), (2, *SIDES, channels), (3, 3, channels, 4),
+      (2, *SIDES, 4), 'float32')
+
+
+def _call(target, channels, batch=2):
+  return jax.block_until_ready(jax.ffi.ffi_call(target.name, (
+      jax.ShapeDtypeStruct((batch, *SIDES, 4), jnp.float32),
+      jax.ShapeDtypeStruct((target.scratch,), jnp.uint8)))(
+          jnp.ones((batch, *SIDES, channels)), jnp.ones((3, 3, channels, 4))))
+
+
+def test_the_line_at_start_names_the_library(fresh):
+  name, line = fresh()
+  assert name == 'onednn' and line.startswith('convolutions: oneDNN 3.')
+
+
+@pytest.mark.parametrize('paths, words', [
+    ([], 'pip install onednn-cpu-gomp'), (['libm.so.6'], 'another library'),
+    ([__file__], 'invalid ELF header'),
+    (['no/libdnnl.so.3'], 'pip install onednn-cpu-gomp')])
+def test_without_the_library_it_is_plain_jax_and_says_why(
+    fresh, monkeypatch, paths, words):
+  monkeypatch.setattr(onednn, '_paths', lambda: paths)
+  name, line = fresh()
+  assert name == 'products' and words in line and '\n' not in line
+  monkeypatch.setenv('JAXAUG_CONVOLUTIONS', 'onednn')
+  with pytest.raises(errors.InputError, match=words):
+    fresh()
+
+
+def test_another_version_of_the_interface_is_refused(fresh, monkeypatch):
+  monkeypatch.setattr(onednn, '_ffi_version', lambda: (1, 0))
+  name, line = fresh()
+  assert name == 'products' and '(1, 0)' in line
+
+
+def test_another_version_of_the_library_is_refused(fresh, monkeypatch):
+  monkeypatch.setattr(onednn, '_OPENMP', 4)
+  name, line = fresh()
+  assert name == 'products' and 'runtime 2' in line
+
+
+@pytest.mark.parametrize('asked', ['products', 'xla'])
+def test_the_variable_chooses(fresh, monkeypatch, asked):
+  monkeypatch.setenv('JAXAUG_CONVOLUTIONS', asked)
+  assert fresh()[0] == asked
+
+
+def test_a_choice_that_is_none_is_one_line_and_status_2():
+  out = subprocess.run(
+      [sys.executable, 'launch.py', '--config=configs/quickstart.py:smoke'],
+      cwd=ROOT, text=True, capture_output=True, timeout=120,
+      env=os.environ | {'JAXAUG_CONVOLUTIONS': 'onedn'})
+  assert out.returncode == 2
+  assert out.stderr.startswith('launch.py: JAXAUG_CONVOLUTIONS: ')
+  assert "Did you mean 'onednn'?" in out.stderr
+  assert out.stderr.count('\n') == 1
+
+
+def test_buffers_of_another_shape_are_an_error_and_no_crash():
+  target = _target(7)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='expected .*2, 6, 5, 7'):
+    _call(target, 7, batch=1)
+  assert (_call(target, 7)[0][:, 1:-1, 1:-1] == 63).all()  # It works on.
+
+
+class _Failing:
+  """The library's functions, of which one fails."""
+
+  def __init__(self, answer):
+    self.answer, self.free = answer, onednn.library().free
+
+  def dnnl_primitive_execute(self, *args):
+    if isinstance(self.answer, Exception):
+      raise self.answer
+    return self.answer
+
+  def __getattr__(self, name):
+    return getattr(self.free, name)
+
+
+@pytest.mark.parametrize('channels, answer, words', [
+    (9, 5, 'oneDNN answers 5'), (10, MemoryError('none'), 'MemoryError: none'),
+    (11, KeyboardInterrupt(), 'KeyboardInterrupt')])
+def test_what_fails_inside_is_an_error_of_xla(monkeypatch, channels, answer,
+                                              words):
+  lib = onednn.library()._replace(free=_Failing(answer))
+  monkeypatch.setattr(onednn, 'library', lambda: lib)
+  target = _target(channels)
+  with pytest.raises(jax.errors.JaxRuntimeError, match=words):
+    _call(target, channels)
+
+
+def test_what_onednn_refuses_is_plain_jax(monkeypatch):
+  def refuse(*args, **kwargs):
+    raise onednn.Unavailable('no')
+  monkeypatch.setattr(onednn, 'target', refuse)
+  monkeypatch.setattr(convolution, 'way', lambda: ('onednn', ''))
+  jax.clear_caches()
+  f = jax.jit(lambda x, w: convolution.conv_general_dilated(
+      x, w, (1, 1), 'SAME', dimension_numbers=NHWC))
+  x, w = jnp.ones((2, 4, 4, 8)), jnp.ones((3, 3, 8, 8))
+  assert 'jaxaug_onednn' not in f.lower(x, w).as_text()
+  assert f(x, w)[0, 1, 1, 0] == 72
+  jax.clear_caches()
+
+
+def _steps():
+  """Gradients of three layers: kernels wide, strided and narrow."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(16, 16, 16, 24)), jnp.float32)
+  ws = [jnp.asarray(rng.normal(size=s) / 9, jnp.float32)
+        for s in ((3, 3, 24, 64), (4, 4, 64, 64), (5, 5, 64, 1))]
+  def loss(x, ws):
+    for w, stride in zip(ws, (1, 2, 1), strict=True):
+      x = jnp.tanh(convolution.conv_general_dilated(
+          x, w, (stride,) * 2, 'SAME', dimension_numbers=NHWC))
+    return x.sum()
+  step = jax.jit(jax.grad(loss, (0, 1)))
+  return lambda: [np.asarray(a) for a in jax.tree.leaves(step(x, ws))]
+
+
+def _same(a, b):
+  return all(np.array_equal(v, w) for v, w in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize('busy', [False, True], ids=['idle', 'under load'])
+def test_a_step_is_the_same_to_the_bit_20_times(busy):
+  step, over = _steps(), threading.Event()
+  def burn():
+    a = np.ones((200, 200))
+    while not over.is_set():
+      a @ a
+      sum(range(1000))
+  threads = [threading.Thread(target=burn) for _ in range(3 * busy)]
+  for t in threads:
+    t.start()
+  try:
+    first = step()
+    assert all(_same(step(), first) for _ in range(20))
+  finally:
+    over.set()
+    for t in threads:
+      t.join()
+
+
+def _four_threads(seconds):
+  steps = [_steps() for _ in range(4)]  # Programs of their own.
+  first, wrong, counts = steps[0](), [], [0] * 4
+  end = time.monotonic() + seconds
+  def run(i):
+    try:
+      while time.monotonic() < end:
+        counts[i] += 1
+        if not _same(steps[i](), first):
+          wrong.append('other bits')
+    except Exception as e:  # noqa: BLE001, a thread's is not the test's.
+      wrong.append(e)
+  threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+  for t in threads:
+    t.start()
+  for t in threads:
+    t.join()
+  assert not wrong and min(counts) > 1
+
+
+def test_four_threads_at_once_get_the_same_bits():
+  _four_threads(3)
+
+
+@pytest.mark.slow
+def test_four_threads_at_once_for_a_minute():
+  _four_threads(60)
+
+
+_DEVICES = """
+import functools, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxaug.nn.cpu import convolution
+assert jax.device_count() == 8 and convolution.way()[0] == 'onednn'
+rng = np.random.default_rng(0)
+x = np.float32(rng.normal(size=(16, 8, 8, 6)))
+w = np.float32(rng.normal(size=(3, 3, 6, 8)))
+def loss(x, w):
+  y = convolution.conv_general_dilated(
+      x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  return jnp.sin(y).sum()
+grad = jax.grad(loss, (0, 1))
+one = jax.jit(grad)(x, w)
+mesh = jax.make_mesh((8,), ('batch',), axis_types=(AxisType.Auto,))
+split, whole = (NamedSharding(mesh, p) for p in (P('batch'), P()))
+args = jax.device_put(x, split), jax.device_put(w, whole)
+many = jax.jit(grad)(*args)
+assert many[0].sharding.is_equivalent_to(split, 4), many[0].sharding
+assert many[1].sharding.is_equivalent_to(whole, 4), many[1].sharding
+@functools.partial(jax.shard_map, mesh=mesh, in_specs=(P('batch'), P()),
+                   out_specs=(P('batch'), P()), check_vma=False)
+def manual(x, w):
+  dx, dw = grad(x, w)
+  return dx, jax.lax.psum(dw, 'batch')
+by_hand = jax.jit(manual)
+assert 'jaxaug_onednn' in by_hand.lower(*args).as_text()
+for found in many, by_hand(*args):
+  for a, b in zip(found, one):
+    np.testing.assert_allclose(a, b, atol=1e-5 * abs(b).max())
+"""
+
+
+def _child(code, tmp_path=None, **more):
+  env = os.environ | more
+  if tmp_path:
+    env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path)
+  return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True,
+                        capture_output=True, timeout=300, env=env)
+
+
+def test_eight_devices_equal_one():
+  out = _child(_DEVICES,
+               XLA_FLAGS='--xla_force_host_platform_device_count=8')
+  assert out.returncode == 0, out.stderr
+
+
+_LEAVING = """
+import jax, jax.numpy as jnp
+from jaxaug.nn.cpu import convolution
+f = jax.jit(lambda x, w: convolution.conv_general_dilated(
+    x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')) / 99)
+x, w = jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32))
+print(f(x, w)[0, 0, 0, 0], flush=True)
+for _ in range({steps}):
+  x = f(x, w)
+"""
+
+
+def test_a_process_may_end_while_it_computes_and_kept_programs_serve(tmp_path):
+  """Twice: the second takes the program from the compilation cache."""
+  for _ in range(2):
+    out = _child(_LEAVING.format(steps=20), tmp_path)
+    assert out.returncode == 0 and not out.stderr, out.stderr
+    assert np.isclose(float(out.stdout), 4 * 32 / 99)
+  assert len(list(tmp_path.glob('*-cache'))) > 0
+
+
+def test_an_interrupted_process_is_interrupted(tmp_path):
+  child = subprocess.Popen(
+      [sys.executable, '-c', _LEAVING.format(steps=10**6)], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  child.stdout.readline()  # It computes.
+  time.sleep(0.5)
+  child.send_signal(signal.SIGINT)
+  _, stderr = child.communicate(timeout=60)
+  assert child.returncode in (1, -signal.SIGINT) and 'Interrupt' in stderr
