@@ -4,8 +4,7 @@ Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer
 Vision"; Heusel et al. 2017 took its last pool for the FID. Other than in
 torchvision, means of 3x3 pixels leave out the padding, the last block takes
 maxima instead, and there is no auxiliary head. Batch norm is folded into the
-convolutions, 1x1 convolutions of one input are one product, and on a CPU those
-of stride 1 take Winograd's fewer products (`python -m benchmarks.evaluate`).
+convolutions, and 1x1 convolutions of one input are one product.
 """
 import functools
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxaug import errors, resampling, types
+from jaxaug import errors, layers, resampling, types
 from jaxaug import weights as files
 from jaxaug.nn.cpu import convolution
 
@@ -23,6 +22,7 @@ _PUBLISHED = files.Published(
     'https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/'
     'pt_inception-2015-12-05-6726825d.pth', 95_628_359)
 _EPSILON = 1e-3
+_AT_A_TIME = 16  # Images on a CPU: their first maps take 20 MB each.
 # rule of resampling -> (what is taken off, what it is divided by, whose it is)
 _RULES = {'tf1': (128, 128, 'as TensorFlow 1 and torch-fidelity'),
           'pytorch': (127.5, 127.5, 'as pytorch-fid'),
@@ -255,7 +255,8 @@ def blocks(params, images, resize: str = 'tf1', maps: bool = True) -> dict:
     'logits_unbiased', without the last layer's bias, as the Inception score
     takes them.
   """
-  out = _network(params, resize, maps, images)
+  out = layers.each(functools.partial(_network, params, resize, maps), images,
+                    _AT_A_TIME)
   kernel, bias = params['fc']
   unbiased = jnp.matmul(out['2048'], kernel)
   return out | {'logits_unbiased': unbiased, 'logits': unbiased + bias}

@@ -9,6 +9,7 @@ elsewhere.
 import functools
 import os
 import typing
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,9 @@ _convolution = core.Primitive('jaxaug_convolution')
 
 @_convolution.def_abstract_eval
 def _(a, b, *, want, window):
+  if getattr(a, 'vma', None) or getattr(b, 'vma', None):
+    raise NotImplementedError('a convolution inside shard_map: expected '
+                              'check_vma=False')
   return jax.core.ShapedArray(_shapes(want, window, a, b)[want], a.dtype)
 
 
@@ -127,32 +131,79 @@ def _batched(operands, axes, *, want, window):
 batching.primitive_batchers[_convolution] = _batched
 
 
-def _compute(alone, a, b, *, want, window):
-  """What is compiled; `alone`: for one device."""
+def _by_onednn(a, b, *, want, window):
+  """What is compiled for a CPU: a call of the library where it can be."""
+  plain = functools.partial(_by_products, a, b, want=want, window=window)
+  if way()[0] != 'onednn' or a.dtype.name not in ('float32', 'bfloat16'):
+    return plain()
   shapes = _shapes(want, window, a, b)
-  if alone and way()[0] == 'onednn' and a.dtype.name in ('float32', 'bfloat16'):
-    try:
-      name, scratch = onednn.target(want, window, **shapes, dtype=a.dtype.name)
-      return jax.ffi.ffi_call(name, (
-          jax.ShapeDtypeStruct(shapes[want], a.dtype),
-          jax.ShapeDtypeStruct((scratch,), jnp.uint8)))(a, b)[0]
-    except onednn.Unavailable:
-      pass  # It cannot do this one.
-  wide = jnp.promote_types(a.dtype, jnp.float32)
-  if wide != a.dtype:  # Half precision is summed in float32.
-    return _compute(alone, a.astype(wide), b.astype(wide), want=want,
-                    window=window).astype(a.dtype)
-  return products.solve(want, window, shapes[want], a, b)
+  if shapes['y'][3] <= _FEW and min(window.y) >= 8 and window.w != (1, 1) and (
+      window.stride == window.dilation == (1, 1) and window.groups == 1
+      and not window.turned):
+    return _four_at_once(want, window, shapes, a, b)
+  try:
+    name, scratch = onednn.target(want, window, **shapes, dtype=a.dtype.name)
+  except onednn.Unavailable as e:
+    if a.dtype != jnp.float32:
+      return _in_float32(_by_onednn, a, b, want=want, window=window)
+    warnings.warn(f'plain JAX computes {want} of {window}: {e}', stacklevel=2)
+    return plain()
+  return jax.ffi.ffi_call(name, (
+      jax.ShapeDtypeStruct(shapes[want], a.dtype),
+      jax.ShapeDtypeStruct((scratch,), jnp.uint8)))(a, b)[0]
+
+
+def _by_products(a, b, *, want, window):
+  """What is compiled where no library is called."""
+  if a.dtype.itemsize < 4:  # Half precision is summed in float32.
+    return _in_float32(_by_products, a, b, want=want, window=window)
+  shape = _shapes(want, window, a, b)[want]
+  return products.solve(want, window, shape, a, b)
+
+
+def _in_float32(solve, a, b, **given):
+  return solve(a.astype(jnp.float32), b.astype(jnp.float32),
+               **given).astype(a.dtype)
+
+
+def _four_at_once(want, window, shapes, a, b):
+  """With the 2x2 pixels of a block of y as channels: a stride of 2."""
+  (h, w), (kh, kw, channels, out) = window.y, shapes['w']
+  rows, columns = -(-h // 2), -(-w // 2)
+  solve = functools.partial(_by_onednn, want=want, window=window._replace(
+      w=(kh + 1, kw + 1), y=(rows, columns), stride=(2, 2)))
+
+  def kernel(w):
+    w = [jnp.pad(w, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+         for i in (0, 1) for j in (0, 1)]
+    return jnp.stack(w, 3).reshape(kh + 1, kw + 1, channels, 4 * out)
+
+  def image(y):
+    y = y.reshape(-1, rows, columns, 2, 2, out).swapaxes(2, 3)
+    return y.reshape(-1, 2 * rows, 2 * columns, out)[:, :h, :w]
+
+  def blocks(y):
+    y = jnp.pad(y, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+    y = y.reshape(-1, rows, 2, columns, 2, out).swapaxes(2, 3)
+    return y.reshape(-1, rows, columns, 4 * out)
+  if want == 'y':
+    return image(solve(a, kernel(b)))
+  if want == 'x':
+    return solve(blocks(a), kernel(b))
+  return jax.linear_transpose(kernel, jax.ShapeDtypeStruct(
+      shapes['w'], a.dtype))(solve(a, blocks(b)))[0]
 
 
 def _lowered(context, *operands, **given):
   # XLA cannot split what it calls: over several devices it is plain JAX.
   devices = getattr(context.module_context.axis_context, 'num_devices', 1)
-  return mlir.lower_fun(functools.partial(_compute, devices in (None, 1)),
-                        multiple_results=False)(context, *operands, **given)
+  by = _by_onednn if devices in (None, 1) else _by_products
+  return mlir.lower_fun(by, multiple_results=False)(context, *operands, **given)
 
 
-mlir.register_lowering(_convolution, _lowered)
+mlir.register_lowering(_convolution, _lowered, platform='cpu')
+mlir.register_lowering(_convolution, mlir.lower_fun(_by_products,
+                                                    multiple_results=False))
 
 
 def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
@@ -162,7 +213,8 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
   """`jax.lax.conv_general_dilated`, with other kernels on CPU.
 
   Takes the same arguments and gives the same values to rounding where they are
-  finite, at any order of differentiation, under `vmap` and in loops. The stock
+  finite, at any order of differentiation, under `vmap`, in loops, and inside
+  `shard_map` with `check_vma=False`. The stock
   operation serves other backends, images other than NHWC, strides of a dilated
   input, and padding by which a transposed convolution is none. Products are
   whole float32 ones whatever the `precision`.
@@ -188,9 +240,6 @@ def conv_general_dilated(lhs, rhs, window_strides, padding, lhs_dilation=None,
         preferred_element_type, **more)
   if window.turned:
     return _solve(lhs, lax.rev(rhs, (0, 1)), 'x', window)
-  if rhs.shape[3] <= _FEW and window.w != (1, 1) and (
-      window.stride == window.dilation == (1, 1) and window.groups == 1):
-    return _four_at_once(window, lhs, rhs)
   return _solve(lhs, rhs, 'y', window)
 
 
@@ -227,16 +276,3 @@ def _window(x, kernel, stride, padding, up, dilation, groups):
   if stride != (1, 1) or min(*low, *high) < 0:
     return None, x
   return Window(out, taps, sides, up, low, dilation, groups, True), x
-
-
-def _four_at_once(window, x, kernel):
-  """The 2x2 pixels of a block as channels: a stride of 2, a larger kernel."""
-  *_, channels, out = kernel.shape
-  h, w = (-(-n // 2) for n in window.y)
-  kernel = jnp.stack([jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
-                      for i in (0, 1) for j in (0, 1)], 3)
-  taps = kernel.shape[:2]
-  y = _solve(x, kernel.reshape(*taps, channels, 4 * out), 'y', window._replace(
-      w=taps, y=(h, w), stride=(2, 2)))
-  y = y.reshape(-1, h, w, 2, 2, out).swapaxes(2, 3)
-  return y.reshape(-1, 2 * h, 2 * w, out)[:, :window.y[0], :window.y[1]]

@@ -1,15 +1,19 @@
 """oneDNN's convolutions as targets of XLA's foreign function interface on CPU.
 
-XLA hands a C function the addresses of its buffers, oneDNN has a C interface,
-and `ctypes` joins the two; nothing is compiled. Numbers are those of
+XLA hands a C function the addresses of its buffers, and oneDNN has a C
+interface. What joins them is a few machine instructions a convolution, written
+here as oneDNN writes its own: no compiler is needed, and no Python runs in a
+call, so neither its lock nor its signals matter. Numbers are those of
 xla/ffi/api/c_api.h (versions 0.3 to 0.5, alike in what is read here) and of
-dnnl_types.h (oneDNN 3). On x86-64 Linux, for which the library is packed.
+dnnl_types.h (oneDNN 3); the library is packed for x86-64 Linux.
 """
 import ctypes
 import functools
 import importlib.metadata
+import mmap
 import pathlib
 import re
+import struct
 import threading
 import typing
 
@@ -30,13 +34,10 @@ _OPERATIONS = {'y': ('forward', (1, 33, 17), 131),
                'x': ('backward_data', (145, 33, 129), 131),
                'w': ('backward_weights', (1, 145, 161), 132)}
 _SCRATCHPAD_OF = 136
-# Words of a call frame: extension, api, counts and buffers of both sides; bytes
-# of a buffer, of the api and of the metadata.
-_EXTENSION, _API, _GIVEN, _RESULTS = 1, 2, (7, 9), (12, 14)
-_DATA, _RANK, _DIMS, _CREATE_ERROR, _METADATA, _VERSION = 24, 32, 40, 48, 24, 24
-_INVALID, _INTERNAL = 3, 13  # Codes of errors.
-_turn = threading.Lock()  # One at a time: each takes all cores.
-_keep = []  # XLA holds their addresses.
+_INTERNAL = 13  # A code of XLA's errors.
+# One at a time: each takes all cores. Zeros are an open pthread_mutex_t.
+_turn = (ctypes.c_char * 64)()
+_making = threading.RLock()
 
 
 class Unavailable(Exception):
@@ -53,8 +54,7 @@ class Target(typing.NamedTuple):
 
 
 class _Library(typing.NamedTuple):
-  free: ctypes.CDLL    # Its functions let other threads of Python run,
-  held: ctypes.PyDLL   # or not, which is faster for short ones.
+  functions: ctypes.CDLL
   threads: int
   words: str
 
@@ -72,9 +72,12 @@ def _paths():
 @functools.cache
 def _ffi_version() -> tuple[int, int]:
   header = pathlib.Path(jax.ffi.include_dir(), 'xla/ffi/api/c_api.h')
-  found = dict(re.findall(r'#define XLA_FFI_API_(MAJOR|MINOR) (\d+)',
-                          header.read_text()))
-  return int(found['MAJOR']), int(found['MINOR'])
+  try:
+    found = dict(re.findall(r'#define XLA_FFI_API_(MAJOR|MINOR) (\d+)',
+                            header.read_text()))
+    return int(found['MAJOR']), int(found['MINOR'])
+  except (OSError, KeyError) as e:
+    raise Unavailable(f"no version of XLA's interface in {header}") from e
 
 
 @functools.cache
@@ -90,32 +93,32 @@ def library() -> _Library:
   why = f'not installed: pip install {PACKAGE} (x86-64 Linux)'
   for path in _paths():
     try:
-      free, held = ctypes.CDLL(path), ctypes.PyDLL(path)
+      lib = ctypes.CDLL(path)
       break
     except OSError as e:
       why = why if 'libdnnl.so.3: cannot open' in str(e) else str(e)
   else:
     raise Unavailable(why)
-  if not hasattr(free, 'dnnl_version'):
+  if not hasattr(lib, 'dnnl_version'):
     raise Unavailable(f'{path} is another library')
-  free.dnnl_version.restype = _P
-  version = (_INT * 8).from_address(free.dnnl_version())
+  lib.dnnl_version.restype = _P
+  version = (_INT * 8).from_address(lib.dnnl_version())
   number = '.'.join(map(str, version[:3]))
   if version[0] != 3 or version[_RUNTIME] != _OPENMP:
     raise Unavailable(f'{path} is version {number}, runtime '
                       f'{version[_RUNTIME]}; expected 3 with OpenMP (2)')
-  held.dnnl_primitive_desc_query_md.restype = _P
-  held.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-  held.dnnl_memory_set_data_handle.argtypes = _P, _P
-  free.dnnl_primitive_execute.argtypes = _P, _P, _INT, _P
-  threads = free.omp_get_max_threads()
-  return _Library(free, held, threads, f'oneDNN {number}, {threads} threads')
+  lib.dnnl_primitive_desc_query_md.restype = _P
+  lib.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+  cores = lib.omp_get_max_threads()
+  # Each thread of XLA's that calls has helpers of its own: not too many.
+  threads = max(1, min(cores, 1024 // cores))
+  return _Library(lib, threads, f'oneDNN {number}, {threads} threads')
 
 
 def _make(function: str, *args):
   """Returns the object that dnnl_<function>(&object, ...) makes."""
   made = _P()
-  status = getattr(library().held, f'dnnl_{function}')(
+  status = getattr(library().functions, f'dnnl_{function}')(
       ctypes.byref(made), *(ctypes.c_int64(a) if isinstance(a, int) else a
                             for a in args))
   if status:
@@ -130,7 +133,7 @@ def _objects():
       'primitive_attr_create')
   # Its own scratchpad belongs to the thread that made a primitive; XLA calls
   # from others.
-  library().held.dnnl_primitive_attr_set_scratchpad_mode(attributes, _OURS)
+  library().functions.dnnl_primitive_attr_set_scratchpad_mode(attributes, _OURS)
   return engine, _make('stream_create', engine, _IN_ORDER), attributes
 
 
@@ -183,11 +186,10 @@ def _operation(want, window, x, w, y, dtype):
     made = _make(f'convolution_{name}_primitive_desc_create', engine, _DIRECT,
                  stored['x'], free, *bias, stored['y'], *how, forward,
                  attributes)
-  return made, stored, _P(library().held.dnnl_primitive_desc_query_md(
+  return made, stored, _P(library().functions.dnnl_primitive_desc_query_md(
       made, query, 0))
 
 
-@functools.cache
 def target(want: str, window, x, w, y, dtype: str) -> Target:
   """Makes and registers a function, which lives as long as the process.
 
@@ -200,24 +202,27 @@ def target(want: str, window, x, w, y, dtype: str) -> Target:
   Raises:
     Unavailable: there is no library, or it does not know how.
   """
-  lib, shapes = library(), {'x': x, 'w': w, 'y': y}
-  before = lib.held.omp_get_max_threads()
-  lib.held.omp_set_num_threads(lib.threads)  # It is made for their number.
+  with _making:
+    return _target(want, window, x, w, y, dtype)
+
+
+@functools.cache
+def _target(want, window, x, w, y, dtype):
+  lib, threads, _ = library()
+  before = lib.omp_get_max_threads()
+  lib.omp_set_num_threads(threads)  # It is made for their number.
   try:
     steps, places, size = _steps(want, *_operation(want, window, x, w, y,
                                                    dtype))
   finally:
-    lib.held.omp_set_num_threads(before)
+    lib.omp_set_num_threads(before)
   name = 'jaxaug_onednn_' + re.sub(r'\W+', '_', str((want, window, x, w, y,
                                                      dtype)))
-  run = _handler([shapes[n] for n in (*OPERANDS[want], want)] + [(size,)],
-                 steps, places)
-  _keep.append(ctypes.CFUNCTYPE(_P, _P)(run))
   capsule = ctypes.pythonapi.PyCapsule_New
   capsule.restype, capsule.argtypes = ctypes.py_object, [_P, ctypes.c_char_p,
                                                          _P]
   jax.ffi.register_ffi_target(name, capsule(
-      ctypes.cast(_keep[-1], _P), b'xla._CUSTOM_CALL_TARGET', None),
+      _placed(_program(steps, places, name)), b'xla._CUSTOM_CALL_TARGET', None),
                               platform='cpu')
   return Target(name, size)
 
@@ -231,28 +236,28 @@ def _steps(want, made, stored, within):
       and the scratch.
     size: bytes of scratch.
   """
-  held, (engine, _, attributes), size, places = (library().held, _objects(), 0,
-                                                 [])
+  lib, (engine, _, attributes), size, places = (library().functions,
+                                                _objects(), 0, [])
 
   def memory(description, buffer=3):
     nonlocal size
     places.append((_make('memory_create', description, engine, None), buffer,
                    size if buffer == 3 else 0))
     if buffer == 3:
-      size += -(-held.dnnl_memory_desc_get_size(description) // 64) * 64
+      size += -(-lib.dnnl_memory_desc_get_size(description) // 64) * 64
     return places[-1][0]
 
   def step(made, *arguments):
-    needs = _P(held.dnnl_primitive_desc_query_md(made, _SCRATCHPAD_OF, 0))
-    if held.dnnl_memory_desc_get_size(needs):
+    needs = _P(lib.dnnl_primitive_desc_query_md(made, _SCRATCHPAD_OF, 0))
+    if lib.dnnl_memory_desc_get_size(needs):
       arguments = *arguments, (_SCRATCHPAD, memory(needs))
     words = [word for number, m in arguments for word in (number, m.value)]
-    return (_make('primitive_create', made), len(arguments),
-            (_WORD * len(words))(*words))
+    return (_make('primitive_create', made).value, len(arguments),
+            _kept((_WORD * len(words))(*words)))
   names, (_, numbers, _) = (*OPERANDS[want], want), _OPERATIONS[want]
   given = {n: memory(stored[n], i) for i, n in enumerate(names)}
   turn = []
-  if not held.dnnl_memory_desc_equal(stored['w'], within):
+  if not lib.dnnl_memory_desc_equal(stored['w'], within):
     ends = [(stored['w'], given['w']), (within, memory(within))]
     given['w'] = ends[1][1]
     (a, of_a), (b, of_b) = ends[::-1] if want == 'w' else ends
@@ -263,49 +268,88 @@ def _steps(want, made, stored, within):
   return main + turn if want == 'w' else turn + main, places, max(size, 1)
 
 
-def _handler(shapes, steps, places):
-  """Returns the function of a call frame's address that XLA calls."""
-  lib, (_, stream, _) = library(), _objects()
-  place, execute = (lib.held.dnnl_memory_set_data_handle,
-                    lib.free.dnnl_primitive_execute)
-  seen = []
-
-  def call(frame):
-    frame = (_WORD * 15).from_address(frame)
-    try:
-      if frame[_EXTENSION]:  # XLA asks for the version.
-        metadata = _WORD.from_address(frame[_EXTENSION] + _METADATA).value
-        (_INT * 2).from_address(metadata + _VERSION)[:] = _ffi_version()
-        return None
-      buffers = [b for (count, at) in (_GIVEN, _RESULTS) for b in (
-          _WORD * frame[count]).from_address(frame[at])]
-      if not seen:
-        found = [_shape(b) for b in buffers]
-        if found != shapes:
-          return _error(frame, _INVALID, f'{found}; expected {shapes}')
-        seen.append(found)
-      at = [_WORD.from_address(b + _DATA).value for b in buffers]
-      with _turn:
-        lib.held.omp_set_num_threads(lib.threads)
-        for memory, buffer, offset in places:
-          place(memory, at[buffer] + offset)
-        for primitive, count, arguments in steps:
-          status = execute(primitive, stream, count, arguments)
-          if status:
-            return _error(frame, _INTERNAL, f'oneDNN answers {status}')
-        lib.held.dnnl_stream_wait(stream)
-    except BaseException as e:  # noqa: BLE001, what leaves here is lost.
-      return _error(frame, _INTERNAL, f'{type(e).__name__}: {e}')
-  return call
+def _kept(buffer) -> int:
+  """The address of what is never freed, not even while Python ends."""
+  ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
+  return ctypes.addressof(buffer)
 
 
-def _shape(buffer):
-  rank, dims = (_WORD.from_address(buffer + at).value for at in (_RANK, _DIMS))
-  return tuple((ctypes.c_int64 * rank).from_address(dims))
+def _placed(program: bytes) -> int:
+  """The address of machine code in memory that may be executed."""
+  try:
+    memory = mmap.mmap(-1, len(program), mmap.MAP_PRIVATE, mmap.PROT_READ
+                       | mmap.PROT_WRITE | mmap.PROT_EXEC)
+  except OSError as e:
+    raise Unavailable(f'no memory for machine code: {e}') from e
+  memory.write(program)
+  return _kept((ctypes.c_char * len(program)).from_buffer(memory))
 
 
-def _error(frame, code: int, message: str):
-  text = ctypes.create_string_buffer(f'convolution: {message}'.encode())
-  args = (_WORD * 4)(32, 0, ctypes.addressof(text), code)
-  create = _WORD.from_address(frame[_API] + _CREATE_ERROR).value
-  return ctypes.PYFUNCTYPE(_P, _P)(create)(ctypes.addressof(args))
+def _address(function: str) -> int:
+  """Of a function of the library, of OpenMP or of the C library."""
+  lib = ctypes.CDLL(None) if function.startswith('pthread') else (
+      library().functions)
+  return ctypes.cast(getattr(lib, function), _P).value
+
+
+# x86-64: `mov` of 8 bytes to the registers of the first arguments, and to rax.
+_REGISTERS = b'\x48\xbf', b'\x48\xbe', b'\x48\xba', b'\x48\xb9'
+_RAX, _CALL_RAX = b'\x48\xb8', b'\xff\xd0'
+
+
+def _call(function: str, *args: int) -> bytes:
+  return b''.join(
+      register + struct.pack('<Q', value) for register, value in zip(
+          (*_REGISTERS[:len(args)], _RAX), (*args, _address(function)),
+          strict=True)) + _CALL_RAX
+
+
+def _program(steps, places, name: str) -> bytes:
+  """Machine code of XLA_FFI_Error* (*)(XLA_FFI_CallFrame*).
+
+  Where the frame has an extension, XLA asks for the version of the interface.
+  Else, one after the other, the memories get their buffers and the primitives
+  are executed; what fails becomes an error of XLA's.
+  """
+  turn, (_, stream, _) = ctypes.addressof(_turn), _objects()
+  text = _kept(ctypes.create_string_buffer(f'oneDNN failed: {name}'.encode()))
+  error = _kept((_WORD * 4)(32, 0, text, _INTERNAL))
+  leave = b'\x41\x5d\x41\x5c\x5b\xc3'  # pop r13, r12, rbx; ret
+  version = b''.join((
+      b'\x48\x8b\x40\x18',                     # mov rax, metadata of rax
+      b'\xc7\x40\x18', struct.pack('<I', _ffi_version()[0]),
+      b'\xc7\x40\x1c', struct.pack('<I', _ffi_version()[1]),
+      b'\x31\xc0', leave))                      # xor eax, eax
+  enter = b''.join((
+      b'\x53\x41\x54\x41\x55',                 # push rbx, r12, r13
+      b'\x48\x89\xfb',                         # mov rbx, rdi: the frame
+      b'\x48\x8b\x43\x08\x48\x85\xc0',         # mov rax, its extension; test
+      b'\x74', bytes([len(version)]), version,  # jz over this
+      _call('pthread_mutex_lock', turn),
+      _call('omp_get_max_threads'), b'\x41\x89\xc5',  # mov r13d, eax
+      _call('omp_set_num_threads', library().threads)))
+  enter += b''.join(
+      b'\x48\x8b\x43' + (b'\x48' if buffer < 2 else b'\x70')  # args, results
+      + b'\x48\x8b\x40' + bytes([8 * (buffer % 2)])          # mov rax, one
+      + b'\x48\x8b\x70\x18'                                  # mov rsi, data
+      + b'\x48\xb8' + struct.pack('<Q', offset) + b'\x48\x01\xc6'  # add
+      + _call('dnnl_memory_set_data_handle', memory.value)
+      for memory, buffer, offset in places)
+  clear = b'\x45\x31\xe4'                     # xor r12d, r12d: no error
+  fail = b''.join((
+      b'\x48\x8b\x43\x10\x48\x8b\x40\x30',    # mov rax, XLA_FFI_Error_Create
+      _REGISTERS[0], struct.pack('<Q', error), _CALL_RAX,
+      b'\x49\x89\xc4'))                       # mov r12, rax
+  done = b''.join((
+      _call('dnnl_stream_wait', stream.value),
+      b'\x44\x89\xef',                        # mov edi, r13d
+      _call('omp_set_num_threads'), _call('pthread_mutex_unlock', turn),
+      b'\x4c\x89\xe0', leave))                # mov rax, r12
+  # A jump over what fails, to what is done.
+  tail = clear + b'\xeb' + bytes([len(fail)]) + fail
+  for primitive, count, arguments in reversed(steps):
+    one = _call('dnnl_primitive_execute', primitive, stream.value, count,
+                arguments) + b'\x85\xc0'        # test eax, eax
+    to_fail = len(tail) - len(fail)
+    tail = one + b'\x0f\x85' + struct.pack('<i', to_fail) + tail  # jnz
+  return enter + tail + done
