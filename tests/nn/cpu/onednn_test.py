@@ -122,8 +122,8 @@ def test_what_fails_inside_is_an_error_of_xla(monkeypatch, failing):
     _call(target, 7 + failing)
   assert len(calls) == failing + 1
   monkeypatch.undo()
-  works = _call(_target(20 + failing), 20 + failing)[0]  # As before, no lock is held.
-  assert (works[:, 1:-1, 1:-1] == 9 * (20 + failing)).all()
+  more = 20 + failing  # As before: no lock is held.
+  assert (_call(_target(more), more)[0][:, 1:-1, 1:-1] == 9 * more).all()
   assert onednn.library().functions.omp_get_max_threads() == before
 
 
