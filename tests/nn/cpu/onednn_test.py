@@ -274,8 +274,10 @@ def test_eight_devices_equal_one():
 
 
 _LEAVING = """
+import signal
 import jax, jax.numpy as jnp
 from jaxaug.nn.cpu import convolution
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Also of a job.
 f = jax.jit(lambda x, w: convolution.conv_general_dilated(
     x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')) / 99)
 x, w = jnp.ones((64, 32, 32, 32)), jnp.ones((3, 3, 32, 32))
@@ -302,6 +304,7 @@ def f(x, w):
   return convolution.conv_general_dilated(
       x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 8))
+signal.signal(signal.SIGINT, signal.default_int_handler)
 want, over, wrong, calls = np.asarray(f(x, w)), False, 0, 0
 def send():
   global over
@@ -337,9 +340,12 @@ def test_an_interrupted_process_is_interrupted(tmp_path):
   child = subprocess.Popen(
       [sys.executable, '-c', _LEAVING.format(steps=10**6)], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  child.stdout.readline()  # It computes.
-  time.sleep(0.5)
-  child.send_signal(signal.SIGINT)
-  _, stderr = child.communicate(timeout=60)
+  try:
+    child.stdout.readline()  # It computes.
+    time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+  finally:
+    child.kill()
   assert child.returncode == -signal.SIGINT
   assert stderr.rstrip().endswith('KeyboardInterrupt')
