@@ -35,8 +35,6 @@ _OPERATIONS = {'y': ('forward', (1, 33, 17), 131),
                'w': ('backward_weights', (1, 145, 161), 132)}
 _SCRATCHPAD_OF = 136
 _INTERNAL = 13  # A code of XLA's errors.
-# One at a time: each takes all cores. Zeros are an open pthread_mutex_t.
-_turn = (ctypes.c_char * 64)()
 _making = threading.RLock()
 
 
@@ -274,6 +272,12 @@ def _kept(buffer) -> int:
   return ctypes.addressof(buffer)
 
 
+@functools.cache
+def _turn() -> int:
+  """A mutex: one convolution at a time, as each takes all cores."""
+  return _kept((_WORD * 8)())  # Zeros are an open pthread_mutex_t.
+
+
 def _placed(program: bytes) -> int:
   """The address of machine code in memory that may be executed."""
   try:
@@ -311,7 +315,7 @@ def _program(steps, places, name: str) -> bytes:
   Else, one after the other, the memories get their buffers and the primitives
   are executed; what fails becomes an error of XLA's.
   """
-  turn, (_, stream, _) = ctypes.addressof(_turn), _objects()
+  turn, (_, stream, _) = _turn(), _objects()
   text = _kept(ctypes.create_string_buffer(f'oneDNN failed: {name}'.encode()))
   error = _kept((_WORD * 4)(32, 0, text, _INTERNAL))
   leave = b'\x41\x5d\x41\x5c\x5b\xc3'  # pop r13, r12, rbx; ret
