@@ -311,6 +311,7 @@ def send():
   for _ in range(300):
     time.sleep(0.005)
     os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(1)  # Until the last one has been caught.
   over = True
 threading.Thread(target=send).start()
 def run():
