@@ -260,7 +260,7 @@ for found in many, by_hand(*args):
 
 
 def _child(code, tmp_path=None, **more):
-  env = os.environ | more
+  env = os.environ | {'JAXAUG_CONVOLUTIONS': 'onednn'} | more
   if tmp_path:
     env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path)
   return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True,
@@ -340,7 +340,8 @@ def test_interrupts_in_the_thread_that_computes_change_nothing():
 def test_an_interrupted_process_is_interrupted(tmp_path):
   child = subprocess.Popen(
       [sys.executable, '-c', _LEAVING.format(steps=10**6)], cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=os.environ | {'JAXAUG_CONVOLUTIONS': 'onednn'})
   try:
     child.stdout.readline()  # It computes.
     time.sleep(0.5)
