@@ -285,3 +285,18 @@ def test_the_stock_operation_serves_the_rest(monkeypatch, way):
   assert used(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)) == 'stock'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert used(x, kernel, dimension_numbers=NHWC) == 'stock'
+
+
+def test_taps_that_see_no_pixel_have_no_gradient_in_half_precision():
+  """oneDNN 3.2 leaves them as the memory was."""
+  x, w = (jnp.ones(s, jnp.bfloat16) for s in ((2, 2, 2, 16), (5, 5, 16, 16)))
+  grad = jax.jit(jax.grad(lambda w: convolution.conv_general_dilated(
+      x, w, (3, 3), 'SAME', dimension_numbers=NHWC).astype(jnp.float32).sum()))
+  want = np.zeros((5, 5))
+  want[1:3, 1:3] = 2  # One place of the kernel, two images.
+  for _ in range(50):
+    junk = [np.full(n, np.nan, np.float32) for n in range(1000, 40000, 1000)]
+    del junk
+    got = np.asarray(grad(w), np.float32)
+    np.testing.assert_array_equal(got, np.broadcast_to(
+        want[..., None, None], got.shape))
