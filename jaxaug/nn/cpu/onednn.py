@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import mmap
 import pathlib
+import platform
 import re
 import struct
 import threading
@@ -60,8 +61,12 @@ class _Library(typing.NamedTuple):
 def _paths():
   try:
     for file in importlib.metadata.files(PACKAGE) or ():
-      if file.name == 'libdnnl.so.3':
-        yield str(pathlib.Path(file.locate()).resolve())
+      path = pathlib.Path(file.locate()).resolve()
+      if file.name == 'libdnnl.so.3' and path.exists():
+        if file.size not in (None, path.stat().st_size):  # It would crash.
+          raise Unavailable(f'{path} is damaged: pip install '
+                            f'--force-reinstall {PACKAGE}')
+        yield str(path)
   except importlib.metadata.PackageNotFoundError:
     pass
   yield 'libdnnl.so.3'
@@ -85,6 +90,8 @@ def library() -> _Library:
   Raises:
     Unavailable: it is not there or another one than is needed.
   """
+  if platform.machine() not in ('x86_64', 'AMD64'):
+    raise Unavailable(f'not for {platform.machine()} processors')
   if _ffi_version() not in _FFI_VERSIONS:
     raise Unavailable(f"XLA's interface for it has version {_ffi_version()}; "
                       f'expected one of {_FFI_VERSIONS}')
