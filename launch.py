@@ -250,12 +250,15 @@ def main(argv) -> int:
   """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop."""
   from jaxaug import errors, signals
   command = shlex.join(['python', 'launch.py', *argv])
+  if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
+    command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
   signals.install()
   try:
     flags, overrides = _parse(argv)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     with signals.polite():  # Imports that are cut short fail in odd ways.
       from jaxaug import mesh, study
+      from jaxaug.nn.cpu import convolution
     signals.check()
     config = _load(flags.config)
     config = _override(_complete(config, overrides), overrides)
@@ -266,6 +269,7 @@ def main(argv) -> int:
       raise errors.InputError(
           'the environment asks for several hosts; expected one: the stages '
           'write their files from one host')
+    convolution.way()  # A wrong choice is refused before the work.
     if flags.dry_run:
       _dry_run(config, workdir)
       return 0
@@ -295,4 +299,5 @@ def main(argv) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  from jaxaug import signals
+  signals.leave(main(sys.argv[1:]))

@@ -308,7 +308,8 @@ def _check_owner(workdir, name):
 def stamp() -> dict:
   """Returns what made a result: versions, git commit and platform."""
   versions = {'python': platform.python_version()}
-  for package in 'jax jaxlib flax optax orbax-checkpoint numpy'.split():
+  for package in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
+                  'onednn-cpu-gomp'):
     try:
       versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

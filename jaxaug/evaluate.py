@@ -18,9 +18,11 @@ from jaxaug import (
   mesh,
   moments,
   registry,
+  signals,
   sources,
   types,
 )
+from jaxaug.nn.cpu import convolution
 from jaxaug.stages import classify
 
 # What cas trains unless --classifier.KEY=VALUE says otherwise; the keys are
@@ -211,6 +213,7 @@ def run(asked: Asked) -> dict:
     InputError: what the user gave cannot be compared.
   """
   begun, flags = time.monotonic(), asked.flags
+  convolution.way()  # A wrong choice is refused before the work.
   compares = flags.fake or flags.halves
   metrics = measure.blocks(flags.metrics if compares else ['fid'])
   needs = measure.needs(metrics)
@@ -329,4 +332,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  signals.leave(main())

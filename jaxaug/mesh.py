@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxaug import errors
+from jaxaug.nn.cpu import convolution
 
 # How many processes a launcher started, by the launcher's own variable.
 _PROCESS_COUNTS = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
@@ -82,8 +83,11 @@ def make(devices=None, batch_sizes=()) -> Mesh:
 
 
 def describe(mesh: Mesh) -> str:
-  """Returns the devices in words, such as '1 x cpu'."""
-  return f'{mesh.size} x {mesh.devices.flat[0].device_kind}'
+  """Returns the devices in words, such as '1 x cpu, convolutions: onednn'."""
+  device = mesh.devices.flat[0]
+  more = f', convolutions: {convolution.way()[0]}'
+  return f'{mesh.size} x {device.device_kind}' + more * (
+      device.platform == 'cpu')
 
 
 def replicate(mesh: Mesh, tree):

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM end a run at its next step, with everything saved."""
 import contextlib
+import os
 import signal
+import sys
 
 
 class Interrupted(BaseException):
@@ -11,6 +13,7 @@ class Interrupted(BaseException):
 
   def __init__(self, signum: int):
     super().__init__(signal.Signals(signum).name)
+    signal.setitimer(signal.ITIMER_REAL, 0)  # Once is enough.
     self.signum = signum
 
 
@@ -20,15 +23,26 @@ _polite: list[bool] = []
 
 def _handle(signum, frame):
   """Notes the wish, and raises unless it is the first inside `polite`."""
-  del frame
-  _asked.append(signum)
-  if not _polite or len(_asked) > 1:
-    raise Interrupted(signum)
+  if signum != signal.SIGALRM:
+    _asked.append(signum)
+  if not _asked or _polite and len(_asked) == 1:
+    return
+  if _swallows(frame):  # Again a moment later.
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+  else:
+    raise Interrupted(_asked[-1])
+
+
+def _swallows(frame) -> bool:
+  """Whether what is raised here is lost: jax's callback of the collector."""
+  while frame and frame.f_code.co_name != '_xla_gc_callback':
+    frame = frame.f_back
+  return frame is not None
 
 
 def install():
   """Turns SIGINT and SIGTERM into `Interrupted`."""
-  for signum in (signal.SIGINT, signal.SIGTERM):
+  for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
     signal.signal(signum, _handle)
 
 
@@ -52,3 +66,16 @@ def check():
   """Raises Interrupted if a signal came; one may have been lost on its way."""
   if _asked:
     raise Interrupted(_asked[0])
+
+
+def leave(status: int):
+  """Ends the process; after a signal at once.
+
+  A thread of XLA's may still compile then, and would crash in a Python that
+  takes itself down.
+  """
+  if status > 128:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)

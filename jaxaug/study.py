@@ -102,7 +102,7 @@ def _results(opened: units.Study, command: str, devices) -> dict:
   """Returns results.json: every number, and where it comes from."""
   config, first = opened.config, opened.parts[0].manifest
   pools, classifiers = _pools(opened), _classifiers(opened)
-  seconds, commits = collections.Counter(), set()
+  seconds, commits, trained = collections.Counter(), set(), set()
   for part in opened.parts:
     seconds['data'] += part.manifest['seconds']
     commits.add(part.manifest['commit'])
@@ -110,13 +110,15 @@ def _results(opened: units.Study, command: str, devices) -> dict:
     manifest = artefacts.manifest(unit.folder.final)
     seconds[unit.stage] += manifest['seconds']
     commits.add(manifest['commit'])
+    if 'devices' in manifest:
+      trained.add(manifest['devices'])
   return {
       'study': config['name'], 'command': command,
       'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
       'config': config, 'stamp': artefacts.stamp() | {
           'commits_of_artefacts': sorted(map(str, commits))},
-      'devices': mesh.describe(devices), 'seeds': [
-          [config['seed'], run] for run in range(config['runs'])],
+      'devices': ' and '.join(sorted(trained)) or mesh.describe(devices),
+      'seeds': [[config['seed'], run] for run in range(config['runs'])],
       'alpha': config['alpha'], 'data': first | ({
           'folds': [part.manifest['digests'] for part in opened.parts],
           'overlaps': {  # Of all folds together.

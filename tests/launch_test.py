@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -560,6 +561,26 @@ def test_a_signal_amid_the_imports_waits_for_their_end():
   done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, text=True,
                         capture_output=True)
   assert done.returncode == 143
-  assert done.stderr.splitlines()[-1] == (
+  assert done.stderr.splitlines()[-1].endswith(
       'python launch.py --config=configs/quickstart.py')
   assert 'Traceback' not in done.stderr
+
+
+def test_a_signal_while_the_generator_compiles(tmp_path):
+  """A thread of XLA's is at work then, and must not outlive its Python."""
+  with subprocess.Popen(
+      [sys.executable, 'launch.py', '--config=configs/quickstart.py:smoke',
+       f'--workdir={tmp_path / "w"}'], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cold'),
+                        'JAXAUG_CONVOLUTIONS': 'products'}) as launched:
+    while not launched.stdout.readline().startswith('data: '):
+      assert launched.poll() is None
+    time.sleep(3)
+    launched.send_signal(signal.SIGTERM)
+    _, stderr = launched.communicate(timeout=60)
+  assert launched.returncode == 143
+  assert stderr == (
+      '\nstopped by signal 15; this continues:\nJAXAUG_CONVOLUTIONS=products '
+      'python launch.py --config=configs/quickstart.py:smoke '
+      f'--workdir={tmp_path / "w"}\n')

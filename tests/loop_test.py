@@ -1,5 +1,6 @@
 """The loop: the same bits after any interruption, hooks, signals, bad logs."""
 import functools
+import gc
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -267,3 +269,27 @@ def test_a_second_signal_does_not_wait(monkeypatch):
   monkeypatch.setattr(signals, '_asked', [])
   with pytest.raises(signals.Interrupted, match='SIGINT'):  # Nobody looks.
     signals._handle(signal.SIGINT, None)
+
+
+def test_a_signal_amid_the_collector_comes_a_moment_later(monkeypatch):
+  """What jax's callback raises is printed and lost."""
+  monkeypatch.setattr(signals, '_asked', [])
+  seen = []
+  def _xla_gc_callback(phase, info):
+    if not seen:
+      seen.append(phase)
+      signal.raise_signal(signal.SIGTERM)
+  before = {s: signal.getsignal(s)
+            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+  signals.install()
+  gc.callbacks.append(_xla_gc_callback)
+  try:
+    gc.collect()
+    assert seen and signals.asked() == signal.SIGTERM
+    with pytest.raises(signals.Interrupted, match='SIGTERM'):
+      time.sleep(5)
+    time.sleep(0.2)  # Once is enough.
+  finally:
+    gc.callbacks.remove(_xla_gc_callback)
+    for signum, handler in before.items():
+      signal.signal(signum, handler)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import launch
-from jaxaug import logs
+from jaxaug import logs, mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The quickstart, made tiny: every stage in a second or two.
@@ -241,8 +241,9 @@ def test_signals_and_damage(undisturbed, tmp_path, capsys):
   done = hooked(workdir, TRAINING, at, signal.SIGTERM)
   assert done.returncode == 143
   line = done.stderr.splitlines()[-1]
-  assert shlex.split(line) == ['python', 'launch.py', *TINY,
-                               f'--workdir={workdir}']
+  words = shlex.split(line)
+  words = words[words.index('python'):]  # Perhaps a variable before it.
+  assert words == ['python', 'launch.py', *TINY, f'--workdir={workdir}']
   partial, = (workdir / 'generate').glob('*.partial')
   steps = sorted(int(f.name) for f in (partial / 'checkpoints').iterdir())
   assert len(steps) == 2 and steps[-1] < 24
@@ -263,7 +264,7 @@ def test_signals_and_damage(undisturbed, tmp_path, capsys):
   # The newest damaged: the one before serves. Then Ctrl-C.
   damage(partial / 'checkpoints' / str(steps[-1]))
   with subprocess.Popen(
-      [sys.executable, *shlex.split(line)[1:]], text=True,
+      [sys.executable, *words[1:]], text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
     while first.poll() is None and not list((workdir / 'classify').glob('*')):
       time.sleep(0.01)
@@ -279,10 +280,13 @@ def test_signals_and_damage(undisturbed, tmp_path, capsys):
   same(undisturbed[0], workdir)
 
 
-def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished):
+def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished,
+                                                  monkeypatch):
   before = snapshot(finished)
-  assert launch.main([*TINY, f'--workdir={finished}',
-                      '--config.arms[4].replace=0.25']) == 0
+  with monkeypatch.context() as patch:
+    patch.setattr(mesh, 'describe', lambda _: 'another device')
+    assert launch.main([*TINY, f'--workdir={finished}',
+                        '--config.arms[4].replace=0.25']) == 0
   after = snapshot(finished)
   assert {f for f in before if f.is_file() and after[f] != before[f]} == {
       finished / 'results.json', finished / 'report.html'}
@@ -292,6 +296,8 @@ def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished):
   assert new == {'classify/cnn.replace_50.0', 'classify/cnn.replace_50.1',
                  'evaluate/'}
   old, now = results(undisturbed[0]), results(finished)
+  assert old['devices'].startswith('1 x cpu, convolutions: ')
+  assert now['devices'] == f'{old["devices"]} and another device'
   for arm, row in now['classifiers']['cnn']['arms'].items():
     was = old['classifiers']['cnn']['arms'][arm]
     assert (row['values'] == was['values']) or arm == 'replace_50'

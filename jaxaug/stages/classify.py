@@ -302,7 +302,7 @@ def run(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
     _finish(job, folder, None if alone else i, *mine, test, {
         'model': net.model, 'parameters': count, 'steps': steps,
         'spec': list(net.spec), 'arguments': json.loads(net.arguments),
-        'seconds': seconds / len(jobs)})
+        'devices': mesh.describe(devices), 'seconds': seconds / len(jobs)})
   artefacts.remove(_together(jobs).partial)
 
 

@@ -245,7 +245,7 @@ def run(folder: artefacts.Folder, *, name: str, spec: types.ImageSpec,
   checkpoint.write_tree(folder.partial / 'variables.npz',
                         jax.device_get(variables))
   manifest = {'parameters': parameters, 'steps': steps,
-              'train_digest': train_digest,
+              'train_digest': train_digest, 'devices': mesh.describe(devices),
               'chosen_step': int(memory.get('step', steps)),
               'curve': curve and curve.name,
               'watched': dict(curve.names) if curve else {},

@@ -23,6 +23,7 @@ from jaxaug.nn.cpu import onednn, products
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _VARIABLE = 'JAXAUG_CONVOLUTIONS'
 # oneDNN computes channels by the 16: where fewer come out, several pixels do.
+# Not for the gradient by x, into which few channels go.
 _FEW = 4
 
 
@@ -45,7 +46,7 @@ def way() -> tuple[str, str]:
   except onednn.Unavailable as e:
     if asked:
       raise errors.InputError(f'{_VARIABLE}: onednn; {e}') from e
-    return 'products', f'convolutions: plain JAX, slower than oneDNN, {e}'
+    return 'products', f'convolutions: plain JAX, slower than oneDNN: {e}'
 
 
 class Window(typing.NamedTuple):
@@ -140,7 +141,7 @@ def _by_onednn(a, b, *, want, window):
     # oneDNN 3.2 leaves taps that see no pixel unwritten in half precision.
     return _in_float32(_by_onednn, a, b, want=want, window=window)
   shapes = _shapes(want, window, a, b)
-  if shapes['y'][3] <= _FEW and min(window.y) >= 8 and window.w != (1, 1) and (
+  if want != 'x' and shapes['y'][3] <= _FEW and min(window.y) >= 8 and window.w != (1, 1) and (
       window.stride == window.dilation == (1, 1) and window.groups == 1
       and not window.turned):
     return _four_at_once(want, window, shapes, a, b)
@@ -191,8 +192,6 @@ def _four_at_once(want, window, shapes, a, b):
     return y.reshape(-1, rows, columns, 4 * out)
   if want == 'y':
     return image(solve(a, kernel(b)))
-  if want == 'x':
-    return solve(blocks(a), kernel(b))
   return jax.linear_transpose(kernel, jax.ShapeDtypeStruct(
       shapes['w'], a.dtype))(solve(a, blocks(b)))[0]
 

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import mmap
+import os
 import pathlib
 import platform
 import re
@@ -20,7 +21,7 @@ import typing
 
 import jax
 
-PACKAGE = 'onednn-cpu-gomp'
+PACKAGE, PACKAGE_VERSION = 'onednn-cpu-gomp', '2023.2.0'
 # What is wanted of y = x convolved by w, and what is given then.
 OPERANDS = {'y': ('x', 'w'), 'x': ('y', 'w'), 'w': ('x', 'y')}
 _FFI_VERSIONS = (0, 3), (0, 4), (0, 5)
@@ -91,33 +92,38 @@ def library() -> _Library:
     Unavailable: it is not there or another one than is needed.
   """
   if platform.machine() not in ('x86_64', 'AMD64'):
-    raise Unavailable(f'not for {platform.machine()} processors')
+    raise Unavailable(f'there is none for {platform.machine()}')
   if _ffi_version() not in _FFI_VERSIONS:
     raise Unavailable(f"XLA's interface for it has version {_ffi_version()}; "
                       f'expected one of {_FFI_VERSIONS}')
-  why = f'not installed: pip install {PACKAGE} (x86-64 Linux)'
+  why = (f'not installed; on Linux: pip install {PACKAGE}=='
+         f'{PACKAGE_VERSION}')
   for path in _paths():
     try:
       lib = ctypes.CDLL(path)
       break
     except OSError as e:
-      why = why if 'libdnnl.so.3: cannot open' in str(e) else str(e)
+      if 'libdnnl.so.3: cannot open' not in str(e):
+        why = str(e) + '; on Debian: apt install libgomp1' * (
+            'libgomp' in str(e))
   else:
     raise Unavailable(why)
-  if not hasattr(lib, 'dnnl_version'):
-    raise Unavailable(f'{path} is another library')
-  lib.dnnl_version.restype = _P
+  try:
+    for function in lib.dnnl_version, lib.dnnl_primitive_desc_query_md:
+      function.restype = _P
+    lib.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+  except AttributeError as e:
+    raise Unavailable(f'another library: {e}') from e
   version = (_INT * 8).from_address(lib.dnnl_version())
   number = '.'.join(map(str, version[:3]))
   if version[0] != 3 or version[_RUNTIME] != _OPENMP:
     raise Unavailable(f'{path} is version {number}, runtime '
                       f'{version[_RUNTIME]}; expected 3 with OpenMP (2)')
-  lib.dnnl_primitive_desc_query_md.restype = _P
-  lib.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-  cores = lib.omp_get_max_threads()
   # Each thread of XLA's that calls has helpers of its own: not too many.
-  threads = max(1, min(cores, 1024 // cores))
-  return _Library(lib, threads, f'oneDNN {number}, {threads} threads')
+  cores = len(os.sched_getaffinity(0))
+  threads = max(1, min(lib.omp_get_max_threads(), cores, 1024 // cores))
+  return _Library(lib, threads, f'oneDNN {number}, {threads} '
+                  f'thread{"s" * (threads > 1)}')
 
 
 def _make(function: str, *args):
@@ -208,7 +214,10 @@ def target(want: str, window, x, w, y, dtype: str) -> Target:
     Unavailable: there is no library, or it does not know how.
   """
   with _making:
-    return _target(want, window, x, w, y, dtype)
+    try:
+      return _target(want, window, x, w, y, dtype)
+    except AttributeError as e:  # The library lacks a function.
+      raise Unavailable(str(e)) from e
 
 
 @functools.cache

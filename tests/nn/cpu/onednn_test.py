@@ -2,6 +2,7 @@
 import ctypes
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -62,17 +63,60 @@ def test_the_line_at_start_names_the_library(fresh):
 
 
 @pytest.mark.parametrize('paths, words', [
-    ([], 'pip install onednn-cpu-gomp'), (['libm.so.6'], 'another library'),
+    ([], 'pip install onednn-cpu-gomp'),
+    (['libm.so.6'], 'another library: .*dnnl_version'),
     ([__file__], 'invalid ELF header'),
     (['no/libdnnl.so.3'], 'pip install onednn-cpu-gomp')])
 def test_without_the_library_it_is_plain_jax_and_says_why(
     fresh, monkeypatch, paths, words):
   monkeypatch.setattr(onednn, '_paths', lambda: paths)
   name, line = fresh()
-  assert name == 'products' and words in line and '\n' not in line
+  assert name == 'products' and re.search(words, line) and '\n' not in line
   monkeypatch.setenv('JAXAUG_CONVOLUTIONS', 'onednn')
   with pytest.raises(errors.InputError, match=words):
     fresh()
+
+
+def test_a_damaged_library_is_not_loaded(fresh, monkeypatch, tmp_path):
+  """Half of one ends the process where it is loaded."""
+  whole, half = next(onednn._paths()), tmp_path / 'libdnnl.so.3'
+  half.write_bytes(pathlib.Path(whole).read_bytes()[:10**6])
+
+  class File(pathlib.PurePosixPath):
+    size = pathlib.Path(whole).stat().st_size
+    locate = staticmethod(lambda: half)
+  monkeypatch.setattr(onednn.importlib.metadata, 'files',
+                      lambda _: [File('libdnnl.so.3')])
+  name, line = fresh()
+  assert name == 'products' and f'{half} is damaged' in line
+
+
+@pytest.mark.parametrize('asked', [1, 1000])
+def test_threads_are_those_asked_for_but_no_more_than_cores(asked):
+  out = _child('from jaxaug.nn.cpu import onednn\n'
+               'print(onednn.library().threads, onednn.library().words)',
+               OMP_NUM_THREADS=str(asked))
+  threads, words = out.stdout.split(maxsplit=1)
+  assert int(threads) == min(asked, len(os.sched_getaffinity(0)))
+  assert words.rstrip().endswith('threads' if int(threads) > 1 else '1 thread')
+
+
+def test_the_package_named_is_the_one_that_is_pinned():
+  assert f'\n{onednn.PACKAGE}=={onednn.PACKAGE_VERSION};' in (
+      ROOT / 'requirements.txt').read_text()
+
+
+def test_a_library_that_lacks_a_function_is_plain_jax(monkeypatch):
+  class Lacking(ctypes.CDLL):
+    def __getattr__(self, name):
+      return super().__getattr__(name.replace('memory_create', 'no_such'))
+  library = onednn.library()
+  functions = Lacking(library.functions._name)
+  monkeypatch.setattr(onednn, 'library',
+                      lambda: library._replace(functions=functions))
+  with pytest.raises(onednn.Unavailable, match='symbol: dnnl_no_such'):
+    onednn.target('y', _window(), (2, *SIDES, 5), (3, 3, 5, 4), (2, *SIDES, 4),
+                  'float32')
 
 
 def test_another_version_of_the_interface_is_refused(fresh, monkeypatch):
