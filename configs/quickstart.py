@@ -3,7 +3,7 @@
 python launch.py --config=configs/quickstart.py
 
 2 CPU cores: about 3 minutes. Expected (n = 5): real 21.61 ± 0.67 %, add_100
-21.23 ± 1.41 %, replace_50 23.78 ± 1.04 %, label obedience 93 %; more in
+21.03 ± 0.76 %, replace_50 24.08 ± 0.91 %, label obedience 94 %; more in
 docs/results/quickstart.md.
 """
 from configs import common
