@@ -216,7 +216,7 @@ def _banner(flags):
         f'{versions}\n{len(devices)} x {devices[0].device_kind} '
         f'({devices[0].platform})', flush=True)
   if devices[0].platform == 'cpu':
-    print(convolution.way()[1], flush=True)
+    print(convolution.way(len(devices))[1], flush=True)
 
 
 def _dry_run(config, workdir):

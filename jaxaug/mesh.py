@@ -85,9 +85,10 @@ def make(devices=None, batch_sizes=()) -> Mesh:
 def describe(mesh: Mesh) -> str:
   """Returns the devices in words, such as '1 x cpu, convolutions: onednn'."""
   device = mesh.devices.flat[0]
-  more = f', convolutions: {convolution.way()[0]}'
-  return f'{mesh.size} x {device.device_kind}' + more * (
-      device.platform == 'cpu')
+  words = f'{mesh.size} x {device.device_kind}'
+  if device.platform == 'cpu':
+    words += f', convolutions: {convolution.way(mesh.size)[0]}'
+  return words
 
 
 def replicate(mesh: Mesh, tree):

@@ -74,8 +74,10 @@ def leave(status: int):
   A thread of XLA's may still compile then, and would crash in a Python that
   takes itself down.
   """
-  if status > 128:
+  if status <= 128:
+    sys.exit(status)
+  try:
     sys.stdout.flush()
     sys.stderr.flush()
+  finally:  # Also where nobody reads it any more.
     os._exit(status)
-  sys.exit(status)

@@ -28,10 +28,11 @@ _FEW = 4
 
 
 @functools.cache
-def way() -> tuple[str, str]:
+def way(devices: int = 1) -> tuple[str, str]:
   """Returns which of onednn, products and xla computes, and a line about it.
 
-  JAXAUG_CONVOLUTIONS chooses; else it is oneDNN, where that can be used.
+  JAXAUG_CONVOLUTIONS chooses; else it is oneDNN, where that can be used. A
+  program over several devices is plain JAX then.
 
   Raises:
     InputError: there is no such choice, or it cannot be.
@@ -42,7 +43,11 @@ def way() -> tuple[str, str]:
   if asked in ('products', 'xla'):
     return asked, f'convolutions: {asked}, as {_VARIABLE} says'
   try:
-    return 'onednn', f'convolutions: {onednn.library().words}'
+    words = onednn.library().words
+    if devices > 1:
+      return 'products', ('convolutions: plain JAX over several devices, '
+                          f'{words} on one')
+    return 'onednn', f'convolutions: {words}'
   except onednn.Unavailable as e:
     if asked:
       raise errors.InputError(f'{_VARIABLE}: onednn; {e}') from e
@@ -141,9 +146,9 @@ def _by_onednn(a, b, *, want, window):
     # oneDNN 3.2 leaves taps that see no pixel unwritten in half precision.
     return _in_float32(_by_onednn, a, b, want=want, window=window)
   shapes = _shapes(want, window, a, b)
-  if want != 'x' and shapes['y'][3] <= _FEW and min(window.y) >= 8 and window.w != (1, 1) and (
-      window.stride == window.dilation == (1, 1) and window.groups == 1
-      and not window.turned):
+  if (want != 'x' and shapes['y'][3] <= _FEW and min(window.y) >= 8
+      and window.w != (1, 1) and window.groups == 1 and not window.turned
+      and window.stride == window.dilation == (1, 1)):
     return _four_at_once(want, window, shapes, a, b)
   try:
     name, scratch = onednn.target(want, window, **shapes, dtype=a.dtype.name)
@@ -197,7 +202,8 @@ def _four_at_once(want, window, shapes, a, b):
 
 
 def _lowered(context, *operands, **given):
-  # XLA cannot split what it calls: over several devices it is plain JAX.
+  # XLA cannot split what it calls: where it would, over several devices, it
+  # is plain JAX. Inside `shard_map` each device calls for itself.
   devices = getattr(context.module_context.axis_context, 'num_devices', 1)
   by = _by_onednn if devices in (None, 1) else _by_products
   return mlir.lower_fun(by, multiple_results=False)(context, *operands, **given)

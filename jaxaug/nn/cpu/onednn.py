@@ -104,8 +104,9 @@ def library() -> _Library:
       break
     except OSError as e:
       if 'libdnnl.so.3: cannot open' not in str(e):
-        why = str(e) + '; on Debian: apt install libgomp1' * (
-            'libgomp' in str(e))
+        why = str(e)
+      if 'libgomp' in why:
+        why += '; on Debian: apt install libgomp1'
   else:
     raise Unavailable(why)
   try:
@@ -119,11 +120,23 @@ def library() -> _Library:
   if version[0] != 3 or version[_RUNTIME] != _OPENMP:
     raise Unavailable(f'{path} is version {number}, runtime '
                       f'{version[_RUNTIME]}; expected 3 with OpenMP (2)')
-  # Each thread of XLA's that calls has helpers of its own: not too many.
-  cores = len(os.sched_getaffinity(0))
-  threads = max(1, min(lib.omp_get_max_threads(), cores, 1024 // cores))
+  threads = _threads(lib)
   return _Library(lib, threads, f'oneDNN {number}, {threads} '
-                  f'thread{"s" * (threads > 1)}')
+                  f'{"thread" if threads == 1 else "threads"}')
+
+
+def _threads(lib) -> int:
+  """How many threads compute a convolution: as many as there will be.
+
+  oneDNN waits for all that a primitive was made for, without end. Each thread
+  of XLA's that calls has helpers of its own, which OpenMP keeps: not too many
+  together, as a process that can make no more of them ends.
+  """
+  if lib.omp_get_dynamic() or lib.omp_get_max_active_levels() < 1:
+    return 1  # There may be fewer than asked for.
+  cores = len(os.sched_getaffinity(0))
+  return max(1, min(lib.omp_get_max_threads(), lib.omp_get_thread_limit(),
+                    cores, 512 // cores))
 
 
 def _make(function: str, *args):
@@ -327,13 +340,13 @@ def _call(function: str, *args: int) -> bytes:
 def _program(steps, places, name: str) -> bytes:
   """Machine code of XLA_FFI_Error* (*)(XLA_FFI_CallFrame*).
 
-  Where the frame has an extension, XLA asks for the version of the interface.
-  Else, one after the other, the memories get their buffers and the primitives
-  are executed; what fails becomes an error of XLA's.
+  Where the frame has an extension of type 1, XLA asks for the version of the
+  interface. Else, one after the other, the memories get their buffers and the
+  primitives are executed; what fails becomes an error of XLA's.
   """
   turn, (_, stream, _) = _turn(), _objects()
   text = _kept(ctypes.create_string_buffer(f'oneDNN failed: {name}'.encode()))
-  error = _kept((_WORD * 4)(32, 0, text, _INTERNAL))
+  error = _kept((_WORD * 4)(28, 0, text, _INTERNAL))  # Bytes of it first.
   leave = b'\x41\x5d\x41\x5c\x5b\xc3'  # pop r13, r12, rbx; ret
   version = b''.join((
       b'\x48\x8b\x40\x18',                     # mov rax, metadata of rax
@@ -344,7 +357,9 @@ def _program(steps, places, name: str) -> bytes:
       b'\x53\x41\x54\x41\x55',                 # push rbx, r12, r13
       b'\x48\x89\xfb',                         # mov rbx, rdi: the frame
       b'\x48\x8b\x43\x08\x48\x85\xc0',         # mov rax, its extension; test
-      b'\x74', bytes([len(version)]), version,  # jz over this
+      b'\x74', bytes([len(version) + 6]),      # jz over this
+      b'\x83\x78\x08\x01',                     # cmp its type, 1
+      b'\x75', bytes([len(version)]), version,  # jne over this
       _call('pthread_mutex_lock', turn),
       _call('omp_get_max_threads'), b'\x41\x89\xc5',  # mov r13d, eax
       _call('omp_set_num_threads', library().threads)))
