@@ -292,6 +292,7 @@ def main(argv) -> int:
           file=sys.stderr)
     return 2
   except (signals.Interrupted, KeyboardInterrupt) as e:
+    signals.settle()
     signum = getattr(e, 'signum', 2)
     print(f'\nstopped by signal {signum}; this continues:\n{command}',
           file=sys.stderr)

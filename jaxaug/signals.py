@@ -13,31 +13,38 @@ class Interrupted(BaseException):
 
   def __init__(self, signum: int):
     super().__init__(signal.Signals(signum).name)
-    signal.setitimer(signal.ITIMER_REAL, 0)  # Once is enough.
     self.signum = signum
 
 
 _asked: list[int] = []
 _polite: list[bool] = []
+_AGAIN = 0.3  # Seconds.
 
 
 def _handle(signum, frame):
   """Notes the wish, and raises unless it is the first inside `polite`."""
   if signum != signal.SIGALRM:
     _asked.append(signum)
-  if not _asked or _polite and len(_asked) == 1:
+  elif not _asked or isinstance(sys.exception(), Interrupted):
+    return  # It is on its way.
+  if _polite and len(_asked) == 1:
     return
-  if _swallows(frame):  # Again a moment later.
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-  else:
+  # What is raised amid a finalizer is lost: again a moment later.
+  signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+  if not _in_collector(frame):
     raise Interrupted(_asked[-1])
 
 
-def _swallows(frame) -> bool:
-  """Whether what is raised here is lost: jax's callback of the collector."""
+def _in_collector(frame) -> bool:
+  """Whether this is jax's finalizer, whose losses Python prints."""
   while frame and frame.f_code.co_name != '_xla_gc_callback':
     frame = frame.f_back
   return frame is not None
+
+
+def settle():
+  """To be called where `Interrupted` has arrived: it does not come again."""
+  signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def install():

@@ -59,8 +59,10 @@ def at_the_root(monkeypatch):
   """For tests that launch: configs are named from the project's root."""
   from jaxaug import signals
   monkeypatch.chdir(ROOT)
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  before = {s: signal.getsignal(s)
+            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
   yield
+  signals.settle()
   signals._asked.clear()  # launch.main sets handlers of its own.
   for signum, handler in before.items():
     signal.signal(signum, handler)

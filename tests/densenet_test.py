@@ -1,10 +1,12 @@
 """DenseNet: the paper's parameter counts, and its block in PyTorch."""
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxaug import errors, registry, types
+from jaxaug.classifiers import densenet
 
 CIFAR10 = types.ImageSpec(32, 32, 3, 10)
 
@@ -124,3 +126,42 @@ def test_dropout_takes_the_plain_way_and_drops():
   assert not np.array_equal(a, b)
   np.testing.assert_array_equal(network.apply(variables, x, train=False),
                                 network.apply(variables, x, train=False))
+
+
+def test_norm_is_flax_batch_norm_in_training_and_after():
+  rng = np.random.default_rng(0)
+  norms = densenet.Norm(), nn.BatchNorm(momentum=0.9, epsilon=1e-5)
+  states = [norms[0].init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), True),
+            norms[1].init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), True)]
+  for _ in range(2):
+    x = jnp.asarray(rng.normal(3, 2, (6, 5, 4, 7)), jnp.float32)
+    got, want = (norm.apply(state, x, train, mutable=['batch_stats'])
+                 for norm, state, train in zip(norms, states, (True, False),
+                                               strict=True))
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+    states = [state | new for state, (_, new) in zip(states, (got, want),
+                                                     strict=True)]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5)
+  np.testing.assert_allclose(norms[0].apply(states[0], x, False),
+                             norms[1].apply(states[1], x, True), atol=1e-5)
+
+
+def test_norm_of_a_channel_that_never_changes_is_its_bias():
+  """A mean of squares less the mean's square rounds below zero."""
+  x = jnp.full((7, 5, 3, 64), 1000.0) + jnp.linspace(0, 1, 64)
+  norm = densenet.Norm()
+  state = norm.init(jax.random.key(0), x, False)
+  got = norm.apply(state, x, True, mutable=['batch_stats'])[0]
+  assert np.isfinite(got).all()
+  mean, var = densenet.moments(jnp.ones((2, 3, 3, 4), jnp.bfloat16))
+  assert mean.dtype == var.dtype == jnp.float32 and not var.any()
+
+
+def test_a_transition_drops_what_its_convolution_gives():
+  part = densenet.Transition(4, 0.5, jnp.float32)
+  x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
+  state = part.init(jax.random.key(0), x, False)
+  a, b = (part.apply(state, x, True, rngs={'dropout': jax.random.key(k)},
+                     mutable=['batch_stats'])[0] for k in (0, 1))
+  assert not np.array_equal(a, b)

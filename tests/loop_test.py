@@ -1,6 +1,5 @@
 """The loop: the same bits after any interruption, hooks, signals, bad logs."""
 import functools
-import gc
 import itertools
 import json
 import os
@@ -228,6 +227,7 @@ signals.install()
 try:
   t._run(folder, batches=batches)
 except signals.Interrupted as e:
+  signals.settle()
   print('stopped by', e)
   sys.exit(128 + e.signum)
 """
@@ -266,30 +266,43 @@ def test_a_second_signal_does_not_wait(monkeypatch):
     assert signals.asked() == signal.SIGINT
     with pytest.raises(signals.Interrupted, match='SIGTERM'):
       signals._handle(signal.SIGTERM, None)
+    signals.settle()
   monkeypatch.setattr(signals, '_asked', [])
   with pytest.raises(signals.Interrupted, match='SIGINT'):  # Nobody looks.
     signals._handle(signal.SIGINT, None)
+  signals.settle()
 
 
-def test_a_signal_amid_the_collector_comes_a_moment_later(monkeypatch):
-  """What jax's callback raises is printed and lost."""
+class _Finalized:
+
+  def __del__(self):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _xla_gc_callback():
+  signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize('lost', [_Finalized, _xla_gc_callback])
+def test_a_signal_that_is_lost_comes_again_and_once(monkeypatch, lost):
+  """Python prints what a finalizer raises, and goes on."""
   monkeypatch.setattr(signals, '_asked', [])
-  seen = []
-  def _xla_gc_callback(phase, info):
-    if not seen:
-      seen.append(phase)
-      signal.raise_signal(signal.SIGTERM)
   before = {s: signal.getsignal(s)
             for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
   signals.install()
-  gc.callbacks.append(_xla_gc_callback)
   try:
-    gc.collect()
-    assert seen and signals.asked() == signal.SIGTERM
     with pytest.raises(signals.Interrupted, match='SIGTERM'):
-      time.sleep(5)
-    time.sleep(0.2)  # Once is enough.
+      lost()
+      assert signals.asked() == signal.SIGTERM
+      time.sleep(60)
+    try:
+      signals.check()
+    except signals.Interrupted:
+      time.sleep(3 * signals._AGAIN)  # It is on its way.
+      signals.settle()
+    time.sleep(2 * signals._AGAIN)
   finally:
-    gc.callbacks.remove(_xla_gc_callback)
+    signals.settle()
     for signum, handler in before.items():
       signal.signal(signum, handler)

@@ -90,7 +90,7 @@ _convolution = core.Primitive('jaxaug_convolution')
 
 @_convolution.def_abstract_eval
 def _(a, b, *, want, window):
-  if getattr(a, 'vma', None) or getattr(b, 'vma', None):
+  if a.manual_axis_type.varying or b.manual_axis_type.varying:
     raise NotImplementedError('a convolution inside shard_map: expected '
                               'check_vma=False')
   return jax.core.ShapedArray(_shapes(want, window, a, b)[want], a.dtype)
@@ -101,7 +101,10 @@ def _solve(a, b, want, window):
   return _convolution.bind(a, b, want=want, window=window)
 
 
-_convolution.def_impl(_solve)
+@_convolution.def_impl
+def _(a, b, **given):
+  with jax.disable_jit(False):  # Or it would ask itself again.
+    return _solve(a, b, **given)
 
 
 def _transposed(side, cotangent, a, b, *, want, window):
@@ -147,7 +150,7 @@ def _by_onednn(a, b, *, want, window):
     return _in_float32(_by_onednn, a, b, want=want, window=window)
   shapes = _shapes(want, window, a, b)
   if (want != 'x' and shapes['y'][3] <= _FEW and min(window.y) >= 8
-      and window.w != (1, 1) and window.groups == 1 and not window.turned
+      and window.w != (1, 1) and window.groups == 1
       and window.stride == window.dilation == (1, 1)):
     return _four_at_once(want, window, shapes, a, b)
   try:
@@ -259,12 +262,16 @@ def _is_nhwc(lhs, rhs, numbers):
 def _window(x, kernel, stride, padding, up, dilation, groups):
   """Returns the Window, or None, and the images without what is cut off."""
   sides, taps, stride = x.shape[1:3], kernel.shape[:2], tuple(stride)
+  if len(stride) != 2 or min(stride) < 1:
+    return None, x  # Which says what is wrong.
   up, dilation = (tuple(v or (1, 1)) for v in (up, dilation))
   spans = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
   if isinstance(padding, str):
     if up != (1, 1):
       return None, x
     padding = lax.padtype_to_pads(sides, spans, stride, padding)
+  if len(padding) != 2:
+    return None, x
   lows, highs = zip(*padding, strict=True)
   whole = [(n - 1) * u + 1 + low + high for n, u, low, high in zip(
       sides, up, lows, highs, strict=True)]
@@ -273,9 +280,12 @@ def _window(x, kernel, stride, padding, up, dilation, groups):
   if min(out) < 1:
     return None, x
   if up == (1, 1):
-    rows, columns = (slice(max(-low, 0), n - max(-high, 0)) for n, low, high in
-                     zip(sides, lows, highs, strict=True))
+    rows, columns = (
+        slice(max(-low, 0), max(n + min(high, 0), 0))
+        for n, low, high in zip(sides, lows, highs, strict=True))
     cut, low = x[:, rows, columns], tuple(max(low, 0) for low in lows)
+    if 0 in cut.shape:
+      return None, x
     return Window(cut.shape[1:3], taps, out, stride, low, dilation, groups,
                   False), cut
   # The gradient of a convolution with this stride, by its images.

@@ -63,10 +63,11 @@ def _paths():
   try:
     for file in importlib.metadata.files(PACKAGE) or ():
       path = pathlib.Path(file.locate()).resolve()
-      if file.name == 'libdnnl.so.3' and path.exists():
-        if file.size not in (None, path.stat().st_size):  # It would crash.
+      if file.name == 'libdnnl.so.3':
+        size = path.stat().st_size if path.exists() else 0
+        if file.size not in (None, size):  # Half a library ends the process.
           raise Unavailable(f'{path} is damaged: pip install '
-                            f'--force-reinstall {PACKAGE}')
+                            f'--force-reinstall {PACKAGE}=={PACKAGE_VERSION}')
         yield str(path)
   except importlib.metadata.PackageNotFoundError:
     pass

@@ -129,6 +129,19 @@ def test_dilated_kernels_agree(case, dilation):
   assert _agrees(case, (6, 5), dilation)
 
 
+@pytest.mark.parametrize('case, channels, dilation, groups', [
+    ((9, 11, 3, 1, 1, 'SAME'), (6, 3), 1, 1),
+    ((9, 8, 4, 1, 1, ((1, 2), (2, 1))), (5, 1), 1, 1),
+    ((8, 13, 5, 1, 1, ((0, 3), (4, 1))), (5, 2), 1, 1),
+    ((9, 11, 3, 1, 1, ((2, 2), (2, 2))), (6, 3), 2, 1),
+    ((9, 11, 3, 1, 1, 'SAME'), (6, 3), 1, 3),
+    ((17, 18, 3, 2, 1, 'SAME'), (6, 3), 1, 1),
+    ((8, 9, 4, 1, 2, ((2, 2), (2, 2))), (3, 6), 1, 1)], ids=str)
+def test_few_channels_out_agree(case, channels, dilation, groups):
+  """Also where several pixels are computed at once: even and odd sides."""
+  assert _agrees(case, channels, dilation, groups)
+
+
 @pytest.mark.parametrize('groups, each, out', GROUPS)
 @pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED, CASES[3],
                                   CASES[20]], ids=str)
@@ -209,6 +222,64 @@ def test_groups_that_cannot_be_fail_as_stock_does():
            feature_group_count=6)
 
 
+@pytest.mark.parametrize('stride, padding', [
+    ((1, 1), ((0, 0),)), ((1,), 'SAME')], ids=str)
+def test_what_cannot_be_fails_as_stock_does(stride, padding):
+  x, kernel = _arrays(SAME)
+  said = []
+  for conv in convolution.conv_general_dilated, lax.conv_general_dilated:
+    with pytest.raises((TypeError, ValueError)) as e:
+      conv(x, kernel, stride, padding, dimension_numbers=NHWC)
+    said.append(str(e.value))
+  assert said[0] == said[1]
+
+
+@pytest.mark.parametrize('pads', [((-9, 19), (0, 2)), ((9, -4), (1, 1)),
+                                  ((7, -7), (1, 1))], ids=str)
+def test_padding_may_cut_all_of_the_images_off(pads):
+  case = (3, 9, 3, 1, 1, pads)
+  assert _agrees(case, (4, 3))
+
+
+def test_without_jit_it_is_the_same():
+  conv = _conv(convolution.conv_general_dilated, SAME)
+  grad = jax.grad(functools.partial(_loss, conv), (0, 1))
+  x, kernel = _arrays(SAME)
+  want = grad(x, kernel)
+  with jax.disable_jit():
+    got = grad(x, kernel)
+  assert max(map(_error, got, want)) < 1e-6
+
+
+def test_shard_map_that_checks_is_told_what_to_do():
+  mesh = jax.make_mesh((1,), ('batch',),
+                       axis_types=(jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.PartitionSpec
+  conv = _conv(convolution.conv_general_dilated, SAME)
+  x, kernel = _arrays(SAME)
+  for check in False, True:
+    mapped = jax.jit(jax.shard_map(
+        conv, mesh=mesh, check_vma=check, out_specs=spec('batch'),
+        in_specs=(spec('batch'), spec())))
+    if check:
+      with pytest.raises(NotImplementedError, match='check_vma=False'):
+        mapped(x, kernel)
+    else:
+      assert _error(mapped(x, kernel), conv(x, kernel)) < 1e-6
+
+
+def test_half_precision_that_onednn_refuses_is_computed_whole(monkeypatch, way):
+  if way != 'onednn':
+    pytest.skip('only there')
+  target = onednn.target
+  def refuse(*args, dtype, **given):
+    if dtype == 'bfloat16':
+      raise onednn.Unavailable('no')
+    return target(*args, dtype=dtype, **given)
+  monkeypatch.setattr(onednn, 'target', refuse)
+  test_bfloat16()
+
+
 @pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED], ids=str)
 def test_vmap_equals_a_loop(case):
   conv = _conv(convolution.conv_general_dilated, case)
@@ -283,6 +354,9 @@ def test_the_stock_operation_serves_the_rest(monkeypatch, way):
   assert used(x, kernel[:, :, :3], dimension_numbers=NHWC,
               feature_group_count=2) == way
   assert used(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)) == 'stock'
+  half = (v.astype(jnp.bfloat16) for v in (x, kernel))
+  assert used(*half, dimension_numbers=NHWC,
+              preferred_element_type=jnp.float32) == 'stock'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert used(x, kernel, dimension_numbers=NHWC) == 'stock'
 
