@@ -114,6 +114,19 @@ def test_threads_are_no_more_than_there_will_be(variable, value, most):
   assert words.rstrip().endswith('1 thread' if threads == '1' else 'threads')
 
 
+@pytest.mark.parametrize('cores, threads', [(1, 1), (16, 16), (64, 8),
+                                            (1024, 1)])
+def test_threads_of_many_cores_are_not_too_many_together(monkeypatch, cores,
+                                                         threads):
+  class OpenMP:
+    omp_get_dynamic = staticmethod(lambda: 0)
+    omp_get_max_active_levels = staticmethod(lambda: 1)
+    omp_get_thread_limit = staticmethod(lambda: 2**31 - 1)
+    omp_get_max_threads = staticmethod(lambda: cores)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(cores))
+  assert onednn._threads(OpenMP) == threads
+
+
 def test_only_a_question_for_the_version_is_answered_by_it():
   """An extension of another type is not written to, and the work is done."""
   target = _target(9)
