@@ -23,6 +23,7 @@ _AGAIN = 0.3  # Seconds.
 
 def _handle(signum, frame):
   """Notes the wish, and raises unless it is the first inside `polite`."""
+  del frame
   if signum != signal.SIGALRM:
     _asked.append(signum)
   elif not _asked or isinstance(sys.exception(), Interrupted):
@@ -31,15 +32,7 @@ def _handle(signum, frame):
     return
   # What is raised amid a finalizer is lost: again a moment later.
   signal.setitimer(signal.ITIMER_REAL, _AGAIN)
-  if not _in_collector(frame):
-    raise Interrupted(_asked[-1])
-
-
-def _in_collector(frame) -> bool:
-  """Whether this is jax's finalizer, whose losses Python prints."""
-  while frame and frame.f_code.co_name != '_xla_gc_callback':
-    frame = frame.f_back
-  return frame is not None
+  raise Interrupted(_asked[-1])
 
 
 def settle():
@@ -51,6 +44,12 @@ def install():
   """Turns SIGINT and SIGTERM into `Interrupted`."""
   for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
     signal.signal(signum, _handle)
+  say = sys.unraisablehook
+
+  def quiet(lost):
+    if not isinstance(lost.exc_value, Interrupted):  # Which comes again.
+      say(lost)
+  sys.unraisablehook = quiet
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ def at_the_root(monkeypatch):
   monkeypatch.chdir(ROOT)
   before = {s: signal.getsignal(s)
             for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
   yield
   signals.settle()
   signals._asked.clear()  # launch.main sets handlers of its own.
