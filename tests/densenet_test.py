@@ -147,7 +147,7 @@ def test_norm_is_flax_batch_norm_in_training_and_after():
                              norms[1].apply(states[1], x, True), atol=1e-5)
 
 
-def test_norm_of_a_channel_that_never_changes_is_its_bias():
+def test_norm_of_a_channel_that_never_changes_is_finite():
   """A mean of squares less the mean's square rounds below zero."""
   x = jnp.full((7, 5, 3, 64), 1000.0) + jnp.linspace(0, 1, 64)
   norm = densenet.Norm()

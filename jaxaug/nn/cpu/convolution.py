@@ -31,8 +31,8 @@ _FEW = 4
 def way(devices: int = 1) -> tuple[str, str]:
   """Returns which of onednn, products and xla computes, and a line about it.
 
-  JAXAUG_CONVOLUTIONS chooses; else it is oneDNN, where that can be used. A
-  program over several devices is plain JAX then.
+  JAXAUG_CONVOLUTIONS chooses; else it is oneDNN, where that can be used. Over
+  several devices that is plain JAX: XLA cannot split what it calls.
 
   Raises:
     InputError: there is no such choice, or it cannot be.
@@ -143,7 +143,7 @@ batching.primitive_batchers[_convolution] = _batched
 def _by_onednn(a, b, *, want, window):
   """What is compiled for a CPU: a call of the library where it can be."""
   plain = functools.partial(_by_products, a, b, want=want, window=window)
-  if way()[0] != 'onednn' or a.dtype.name not in ('float32', 'bfloat16'):
+  if a.dtype.name not in ('float32', 'bfloat16'):
     return plain()
   if want == 'w' and a.dtype != jnp.float32:
     # oneDNN 3.2 leaves taps that see no pixel unwritten in half precision.
@@ -205,10 +205,9 @@ def _four_at_once(want, window, shapes, a, b):
 
 
 def _lowered(context, *operands, **given):
-  # XLA cannot split what it calls: where it would, over several devices, it
-  # is plain JAX. Inside `shard_map` each device calls for itself.
-  devices = getattr(context.module_context.axis_context, 'num_devices', 1)
-  by = _by_onednn if devices in (None, 1) else _by_products
+  # Inside `shard_map` each device calls for itself, and no number is there.
+  devices = getattr(context.module_context.axis_context, 'num_devices', 1) or 1
+  by = _by_onednn if way(devices)[0] == 'onednn' else _by_products
   return mlir.lower_fun(by, multiple_results=False)(context, *operands, **given)
 
 

@@ -43,7 +43,7 @@ def way(request, monkeypatch):
     except onednn.Unavailable as e:
       pytest.skip(f'no oneDNN: {e}')
   jax.clear_caches()
-  monkeypatch.setattr(convolution, 'way', lambda: (request.param, ''))
+  monkeypatch.setattr(convolution, 'way', lambda *_: (request.param, ''))
   yield request.param
   jax.clear_caches()
 
