@@ -14,7 +14,7 @@ STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'evaluate',
 
 
 def _refuse(message):
-  from jaxaug import errors
+  from jaxaug.core import errors
   raise errors.InputError(f'{message}; see --help')
 
 
@@ -43,7 +43,7 @@ def _parse(argv):
 
 def _load(spec: str):
   """Returns what `get_config` of FILE[:VARIANT] returns."""
-  from jaxaug import errors
+  from jaxaug.core import errors
   path, _, variant = spec.partition(':')
   if not os.path.isfile(path):
     known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py')
@@ -73,7 +73,7 @@ def _load(spec: str):
 def _known(config, path: str):
   """Returns the config; InputError for a key that configs/common.py has not."""
   from configs import common
-  from jaxaug import errors
+  from jaxaug.core import errors
   base = common.base()
   for where, keys, known in (('config', config, base),
                              ('config.data', config.data, base.data)):
@@ -88,7 +88,7 @@ def _known(config, path: str):
 def _rows():
   """Returns section -> the kind of a block's part, the key that names the
   part, and the keys that are not for the part."""
-  from jaxaug import schema
+  from jaxaug.study import schema
   return {
       'generators': ('generators', 'model', schema.LOOP),
       'pools': ('selectors', 'selector', schema.POOL),
@@ -115,7 +115,9 @@ def _complete(config, overrides):
   """
   import inspect
 
-  from jaxaug import augment, registry, supervised
+  from jaxaug.augment import standard
+  from jaxaug.core import registry
+  from jaxaug.training import classifier
   given = dict(o.removeprefix('--config.').partition('=')[::2]
                for o in overrides)
   for path, block, (kind, key, own) in _blocks(config):
@@ -124,7 +126,7 @@ def _complete(config, overrides):
     build = registry.find(kind, name, f'{where}.{key}').build
     takes = registry.arguments(build)
     if kind == 'classifiers':
-      takes = takes | registry.arguments(supervised.make)
+      takes = takes | registry.arguments(classifier.make)
     for extra in set(block.keys()) - {*takes, *own}:
       if f'{path}.{key}' not in given:
         registry.check(build, {extra: None}, where, also=(*own, *takes))
@@ -132,7 +134,7 @@ def _complete(config, overrides):
     for argument, default in takes.items():
       if argument not in block and default is not inspect.Parameter.empty:
         block[argument] = default
-  takes = registry.arguments(augment.standard)
+  takes = registry.arguments(standard.make)
   del takes['where']
   for block in config.augmentations.values():
     for argument in set(takes) - set(block.keys()):
@@ -149,7 +151,7 @@ def _children(node):
 
 def _check_path(config, override: str):
   """Raises InputError unless `--config.a.b[0].c=value` names a key."""
-  from jaxaug import errors
+  from jaxaug.core import errors
   path, equals, _ = override.removeprefix('--').partition('=')
   if not equals:
     raise errors.InputError(f'{override}: expected {override}=VALUE.')
@@ -172,7 +174,7 @@ def _override(config, overrides):
   from ml_collections import config_flags
 
   from configs import common
-  from jaxaug import errors
+  from jaxaug.core import errors
   for override in overrides:
     _check_path(config, override)
     m = re.fullmatch(r'--config\.data\.(\w+)=None', override)
@@ -207,9 +209,9 @@ def _plain(value):
 def _banner(flags):
   import jax
 
-  from jaxaug import artefacts
+  from jaxaug.core import files
   from jaxaug.nn.cpu import convolution
-  stamp = artefacts.stamp()
+  stamp = files.stamp()
   versions = '  '.join(f'{k} {v}' for k, v in stamp['versions'].items())
   devices = jax.devices()
   print(f'jaxaug  commit {stamp["commit"] or "none"}  config {flags.config}\n'
@@ -224,19 +226,20 @@ def _dry_run(config, workdir):
   import rich.console
   import rich.table
 
-  from jaxaug import artefacts, study
+  from jaxaug.core import files
+  from jaxaug.study import run
   workdir = pathlib.Path(workdir)
   table = rich.table.Table('stage', 'unit', 'steps', 'state',
                            title=f'{config["name"]} in {workdir}')
-  with study.plan(config, workdir) as planned:
+  with run.plan(config, workdir) as planned:
     rows = {('data', config['data']['source'], 0): [
         part.data.final.is_relative_to(workdir) for part in planned.parts]}
     for unit in planned.units:
       name, dot, _ = unit.name.rpartition('.')  # Without the run's number.
       key = unit.stage, name if dot else unit.name, unit.steps
-      rows.setdefault(key, []).append(artefacts.is_done(unit.folder.final))
-    last = study.evaluation(planned).final
-    rows['evaluate', 'results.json', 0] = [artefacts.is_done(last)]
+      rows.setdefault(key, []).append(files.is_done(unit.folder.final))
+    last = run.evaluation(planned).final
+    rows['evaluate', 'results.json', 0] = [files.is_done(last)]
     rows['report', 'report.html', 0] = [(last / 'report.html').exists()]
   for (stage, name, steps), done in rows.items():
     runs = f' x {len(done)} runs' if len(done) > 1 else ''
@@ -248,23 +251,25 @@ def _dry_run(config, workdir):
 
 def main(argv) -> int:
   """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop."""
-  from jaxaug import errors, signals
+  from jaxaug.core import errors, interrupts
   command = shlex.join(['python', 'launch.py', *argv])
   if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
     command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
-  signals.install()
+  interrupts.install()
   try:
     flags, overrides = _parse(argv)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    with signals.polite():  # Imports that are cut short fail in odd ways.
-      from jaxaug import mesh, study
+    with interrupts.deferred():  # Imports that are cut short fail in odd ways.
+      from jaxaug.core import memory
       from jaxaug.nn.cpu import convolution
-    signals.check()
+      from jaxaug.study import run
+      from jaxaug.training import mesh
+    interrupts.check()
     config = _load(flags.config)
     config = _override(_complete(config, overrides), overrides)
     config = _plain(config)
     workdir = flags.workdir or os.path.join('runs', config['name'])
-    mesh.keep_memory()
+    memory.keep()
     if mesh.initialize():
       raise errors.InputError(
           'the environment asks for several hosts; expected one: the stages '
@@ -274,12 +279,12 @@ def main(argv) -> int:
       _dry_run(config, workdir)
       return 0
     _banner(flags)
-    results = study.run(config, workdir, stage=flags.stage, command=command)
+    results = run.run(config, workdir, stage=flags.stage, command=command)
     if results:  # There are none before the stage evaluate.
       import rich.console
 
-      from jaxaug.stages import report
-      rich.console.Console().print(report.verdict_table(results))
+      from jaxaug.study.report import html
+      rich.console.Console().print(html.verdict_table(results))
       if flags.stage != 'evaluate':
         print(f'report: {os.path.join(workdir, "report.html")}')
     return 0
@@ -287,12 +292,12 @@ def main(argv) -> int:
     print(f'launch.py: {e}', file=sys.stderr)
     return 2
   except OSError as e:  # A disk may fail anywhere.
-    from jaxaug import artefacts
-    print(f'launch.py: {artefacts.friendly(e, e.filename or ".")}',
+    from jaxaug.core import files
+    print(f'launch.py: {files.friendly(e, e.filename or ".")}',
           file=sys.stderr)
     return 2
-  except (signals.Interrupted, KeyboardInterrupt) as e:
-    signals.settle()
+  except (interrupts.Interrupted, KeyboardInterrupt) as e:
+    interrupts.settle()
     signum = getattr(e, 'signum', 2)
     print(f'\nstopped by signal {signum}; this continues:\n{command}',
           file=sys.stderr)
@@ -300,5 +305,5 @@ def main(argv) -> int:
 
 
 if __name__ == '__main__':
-  from jaxaug import signals
-  signals.leave(main(sys.argv[1:]))
+  from jaxaug.core import interrupts
+  interrupts.leave(main(sys.argv[1:]))

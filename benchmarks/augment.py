@@ -13,32 +13,32 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 
-from jaxaug import augment
+from jaxaug.augment import diff_augment, standard
 
 COMBINATION = dict(flip=0.5, shift=4, rotation=15)
 OURS = {
-    'flip': augment.standard(flip=0.5),
-    'shift': augment.standard(shift=4),
-    'shift, reflected': augment.standard(shift=4, padding='reflect'),
-    'rotation': augment.standard(rotation=15),
-    'zoom': augment.standard(zoom=0.1),
-    'shear': augment.standard(shear=10),
-    'brightness': augment.standard(brightness=0.2),
-    'contrast': augment.standard(contrast=0.2),
-    'saturation': augment.standard(saturation=0.2),
-    'cutout': augment.standard(cutout=8),
-    'flip, shift': augment.standard(flip=0.5, shift=4),
-    'flip, shift, rotation': augment.standard(**COMBINATION),
-    'everything': augment.standard(
+    'flip': standard.make(flip=0.5),
+    'shift': standard.make(shift=4),
+    'shift, reflected': standard.make(shift=4, padding='reflect'),
+    'rotation': standard.make(rotation=15),
+    'zoom': standard.make(zoom=0.1),
+    'shear': standard.make(shear=10),
+    'brightness': standard.make(brightness=0.2),
+    'contrast': standard.make(contrast=0.2),
+    'saturation': standard.make(saturation=0.2),
+    'cutout': standard.make(cutout=8),
+    'flip, shift': standard.make(flip=0.5, shift=4),
+    'flip, shift, rotation': standard.make(**COMBINATION),
+    'everything': standard.make(
         **COMBINATION, zoom=0.1, shear=5, brightness=0.2, contrast=0.2,
         saturation=0.2, cutout=8),
-    'RandAugment, 2 operations': augment.standard(rand_ops=2),
-    'flip, shift, RandAugment': augment.standard(
+    'RandAugment, 2 operations': standard.make(rand_ops=2),
+    'flip, shift, RandAugment': standard.make(
         flip=0.5, shift=4, rand_ops=2),
-    'DiffAugment color': augment.diff_augment('color'),
-    'DiffAugment translation': augment.diff_augment('translation'),
-    'DiffAugment cutout': augment.diff_augment('cutout'),
-    'DiffAugment, all three': augment.diff_augment(),
+    'DiffAugment color': diff_augment.make('color'),
+    'DiffAugment translation': diff_augment.make('translation'),
+    'DiffAugment cutout': diff_augment.make('cutout'),
+    'DiffAugment, all three': diff_augment.make(),
 }
 
 

@@ -20,7 +20,10 @@ import numpy as np
 import rich.console
 import rich.table
 
-from jaxaug import measure, mesh, moments, neighbours, registry
+from jaxaug.core import registry
+from jaxaug.evaluation import features as extraction
+from jaxaug.evaluation import moments, neighbours
+from jaxaug.training import mesh
 
 try:
   import torch
@@ -87,12 +90,12 @@ def features(rounds: int, table):
   pixels = rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8)
   with tempfile.TemporaryDirectory() as folder:
     extractor, theirs = networks(folder)
-  eye = measure.eye(extractor, mesh.make(), BATCH)
+  eye = extraction.extractor(extractor, mesh.make(), BATCH)
   batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
   def pytorch():
     with torch.no_grad():
       theirs(batch.float() / 255)[0].numpy()
-  times = turns({'ours': lambda: np.asarray(eye.see(pixels)['features']),
+  times = turns({'ours': lambda: np.asarray(eye.apply(pixels)['features']),
                  'theirs': pytorch}, rounds)
   table.add_row('Inception features, images/s',
                 *(f'{BATCH / times[k]:.1f}' for k in ('ours', 'theirs')),
@@ -131,17 +134,19 @@ _MOMENTS = """
 import pathlib, re, sys
 import jax
 import numpy as np
-from jaxaug import measure, mesh, types
+from jaxaug.core import types
+from jaxaug.evaluation import features
+from jaxaug.training import mesh
 n, width = int(sys.argv[1]), 2048
 mixer = np.random.default_rng(0).normal(size=(3072, width)).astype(np.float32)
 def apply(mixer, x):
   return {'features': jax.nn.relu(x.reshape(len(x), -1) / 255. @ mixer)}
-eye = measure.eye(types.Extractor('mixed', apply, mixer), mesh.make(), 64)
+eye = features.extractor(types.Extractor('mixed', apply, mixer), mesh.make(), 64)
 rng = np.random.default_rng(1)
 def batches():
   for start in range(0, n, 64):
     yield rng.integers(0, 256, (min(64, n - start), 32, 32, 3), np.uint8)
-measure.observe(eye, batches(), n, ['moments'], title='')
+features.extract(eye, batches(), n, ['moments'], title='')
 # Not getrusage's: a child begins with what its parent had.
 print(re.search(r'VmHWM:\\s*(\\d+)', pathlib.Path(
     '/proc/self/status').read_text())[1])

@@ -12,16 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from benchmarks import (
-  pairs,
-  torch_biggan,
-  torch_cgan,
-  torch_gans,
-  torch_pyramid,
-  torch_vae,
-)
-from benchmarks.torch_layout import nchw, nhwc
-from jaxaug import registry
+from benchmarks import pairs
+from jaxaug.core import registry
+from tests.torch_twins import biggan as torch_biggan
+from tests.torch_twins import cgan as torch_cgan
+from tests.torch_twins import gans as torch_gans
+from tests.torch_twins import pyramid as torch_pyramid
+from tests.torch_twins import vae as torch_vae
+from tests.torch_twins.layout import nchw, nhwc
 
 _ADAM = functools.partial(torch.optim.Adam, fused=True)
 

@@ -16,9 +16,11 @@ import numpy as np
 import rich.console
 import rich.table
 
-from jaxaug import augment, mesh, mixing, supervised, types
 from jaxaug.classifiers import cnn
-from jaxaug.stages import classify
+from jaxaug.core import memory, types
+from jaxaug.data import mixing, pixels
+from jaxaug.study.stages import classify
+from jaxaug.training import classifier, mesh
 
 BATCH = 64
 PER_CLASS = 500  # Real images; the pool has as many.
@@ -44,12 +46,12 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
   devices = mesh.make(jax.devices()[:1])
   bank, plan = _plan(spec)
   bank = mesh.replicate(devices, bank)
-  model = supervised.make(spec, cnn.build(spec), steps=1000)
+  model = classifier.make(spec, cnn.build(spec), steps=1000)
   state, key = jax.jit(model.init)(jax.random.key(0)), jax.random.key(1)
   step = jax.jit(model.step, donate_argnums=0)
   def fetch(bank, index):
     return bank.images[index], bank.labels[index]
-  gather, to_float = jax.jit(fetch), jax.jit(augment.to_float)
+  gather, to_float = jax.jit(fetch), jax.jit(pixels.to_float)
 
   def training(fetched):
     nonlocal state
@@ -76,7 +78,7 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
 
 
 def main():
-  mesh.keep_memory()  # As launch.py does.
+  memory.keep()  # As launch.py does.
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true',
                       help='few repetitions: a look, not a measurement')

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks import torch_layout
+from tests.torch_twins import layout as torch_layout
 
 TOLERANCE = 1e-4
 

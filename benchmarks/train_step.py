@@ -25,14 +25,18 @@ import rich.console
 import rich.table
 
 from configs import quickstart
-from jaxaug import mesh, registry, schema, supervised, types
+from jaxaug.core import memory, registry, types
+from jaxaug.study import schema
+from jaxaug.training import classifier as supervised
 
 try:
   import torch
   import torch.nn.functional as F  # noqa: N812
 
-  from benchmarks import generator_pairs, pairs, torch_plain, torch_residual
-  from benchmarks.torch_layout import nchw
+  from benchmarks import generator_pairs, pairs
+  from tests.torch_twins import plain as torch_plain
+  from tests.torch_twins import residual as torch_residual
+  from tests.torch_twins.layout import nchw
 except ImportError as e:
   raise SystemExit(
       'train_step: PyTorch is missing, with which the steps are compared; '
@@ -46,7 +50,7 @@ CLASSIFIERS = torch_plain.CLASSIFIERS | torch_residual.CLASSIFIERS
 
 
 def _optimizer(net, rule):
-  """`supervised.make_optimizer` at a constant rate."""
+  """`classifier.make_optimizer` at a constant rate."""
   groups = [{'params': [p for p in net.parameters() if p.ndim > 1],
              'weight_decay': rule['weight_decay']},
             {'params': [p for p in net.parameters() if p.ndim <= 1],
@@ -58,7 +62,7 @@ def _optimizer(net, rule):
 
 
 def _training(net, x, y, rule):
-  """Returns one update of a classifier, as `supervised.make` does it."""
+  """Returns one update of a classifier, as `classifier.make` does it."""
   opt = _optimizer(net, rule)
 
   def step():
@@ -170,7 +174,7 @@ def main():
   args = parser.parse_args()
   if args.busy:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-  mesh.keep_memory()  # As launch.py does.
+  memory.keep()  # As launch.py does.
   cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(cores)
   torch.manual_seed(0)

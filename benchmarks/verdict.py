@@ -17,7 +17,7 @@ import rich.console
 import rich.table
 from scipy import stats as reference
 
-from jaxaug import stats
+from jaxaug.evaluation import stats
 
 ALPHA, ARMS, LIMIT = 0.05, 6, 0.06
 LUCK, NOISE = 0.03, 0.01  # Of a run in all arms, and of one arm.

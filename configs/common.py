@@ -97,7 +97,7 @@ def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
 def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
                batch_size: int = 64, **hyper):
   """A block of config.classifiers; `hyper` goes to classifiers/<model>.build
-  and to supervised.make. Its length is in steps, or in epochs of the real
+  and to training/classifier.make. Its length is in steps, or in epochs of the real
   training images; published recipes are in configs/recipes.py."""
   return config_dict.ConfigDict(
       {'model': model, 'steps': steps, 'epochs': float(epochs),
@@ -134,7 +134,7 @@ def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
       in the loss; 1.0 balances the classes.
     logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
     **how: one of replace, add, add_per_class, fill, pool_only, oversample, as
-      in jaxaug.mixing.class_counts.
+      in jaxaug.data.mixing.class_counts.
   """
   return {'name': name, 'pool': pool, 'augment': augment, 'baseline': baseline,
           'mix': mix, 'mix_alpha': mix_alpha, 'partner': partner,

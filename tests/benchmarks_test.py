@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from jaxaug import registry, supervised
+from jaxaug.core import registry
+from jaxaug.training import classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(f.stem for f in (ROOT / 'benchmarks').glob('*.py'))
@@ -41,7 +42,7 @@ def test_every_classifier_is_timed():
     name, spec, size, given = make.args
     assert shape.startswith(f'{size}x')
     network = registry.find('classifiers', name).build(spec, **given)
-    supervised.make(spec, network, **make.keywords)  # Takes what it is given.
+    classifier.make(spec, network, **make.keywords)  # Takes what it is given.
     assert name in train_step.CLASSIFIERS
     timed.add(name)
   assert timed == set(registry.names('classifiers'))

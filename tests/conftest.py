@@ -57,13 +57,13 @@ def torchvision():
 @pytest.fixture
 def at_the_root(monkeypatch):
   """For tests that launch: configs are named from the project's root."""
-  from jaxaug import signals
+  from jaxaug.core import interrupts
   monkeypatch.chdir(ROOT)
   before = {s: signal.getsignal(s)
             for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
   monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
   yield
-  signals.settle()
-  signals._asked.clear()  # launch.main sets handlers of its own.
+  interrupts.settle()
+  interrupts._asked.clear()  # launch.main sets handlers of its own.
   for signum, handler in before.items():
     signal.signal(signum, handler)

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug import augment, checkpoint, errors, registry, supervised, types
-from jaxaug.datasets import fashion_mnist_small
+from jaxaug.core import errors, registry, types
+from jaxaug.data import pixels
+from jaxaug.data.datasets import fashion_mnist_small
+from jaxaug.training import checkpoint, classifier
 from tests import quick
 
 GREY = types.ImageSpec(28, 28, 1, 10)
@@ -193,7 +195,7 @@ def _classifier(name, spec, **given):
     ids=str)
 @_each('classifiers')
 def test_classifier(name, spec, given):
-  rule = supervised.make(spec, _classifier(name, spec, **given),
+  rule = classifier.make(spec, _classifier(name, spec, **given),
                          learning_rate=0.01, weight_decay=0.0)
   state = quick.jit(rule.init)(KEY, 4)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.net.params))
@@ -204,7 +206,7 @@ def test_classifier(name, spec, given):
   step = quick.jit(rule.step, donate_argnums=0)
   for _ in range(2):
     state, logs = step(
-        state, supervised.plain(images, labels, spec.num_classes), KEY)
+        state, classifier.plain(images, labels, spec.num_classes), KEY)
     assert all(np.isfinite(v) for v in logs.values())
   assert step._cache_size() == 1
   assert _finite(state)
@@ -212,7 +214,7 @@ def test_classifier(name, spec, given):
   for (path, a), b in zip(jax.tree.leaves_with_path(before),
                           jax.tree.leaves(state.net.params), strict=True):
     assert not np.array_equal(a, b), jax.tree_util.keystr(path)
-  variables = supervised.variables(state.net)
+  variables = classifier.variables(state.net)
   logits, features = quick.jit(lambda x: (rule.predict(variables, x),
                                     rule.features(variables, x)))(images)
   assert logits.shape == (6, spec.num_classes)
@@ -267,21 +269,21 @@ def test_classifier_learns_64_real_images_by_heart(name):
   train = fashion_mnist_small.load().train
   pick = np.concatenate([np.flatnonzero(train.labels == k)[:7]
                          for k in range(10)])[:64]
-  images = augment.to_float(jnp.asarray(train.images[pick]))
+  images = pixels.to_float(jnp.asarray(train.images[pick]))
   labels = jnp.asarray(train.labels[pick])
   given = {'resnext': {'depth': 29, 'width': 8}}
   network = registry.find('classifiers', name).build(
       GREY, **given.get(name, {}))
-  rule = supervised.make(GREY, network, schedule='constant', weight_decay=0.0,
+  rule = classifier.make(GREY, network, schedule='constant', weight_decay=0.0,
                          **BY_HEART.get(name, {'optimizer': 'adam',
                                                'learning_rate': 1e-3}))
   state = jax.jit(rule.init)(KEY, 300)
   step = jax.jit(rule.step, donate_argnums=0)
   predict = jax.jit(rule.predict)
   for i in range(300):
-    state, _ = step(state, supervised.plain(images, labels, 10), KEY)
+    state, _ = step(state, classifier.plain(images, labels, 10), KEY)
     if i % 10 == 9:
-      logits = predict(supervised.variables(state.net), images)
+      logits = predict(classifier.variables(state.net), images)
       if (logits.argmax(-1) == labels).all():
         return
   raise AssertionError(f'{(logits.argmax(-1) != labels).sum()} of 64 wrong')

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from jaxaug import errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.nn import layers
 
 
 class AlexNet(nn.Module):

@@ -5,7 +5,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from jaxaug import errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.nn import layers
 
 _INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 

@@ -1,7 +1,8 @@
 """DIANet (Huang et al. 2020): a residual network with one LSTM a stage."""
 import flax.linen as nn
 
-from jaxaug import errors, residual, types
+from jaxaug.core import errors, types
+from jaxaug.nn import residual
 
 _BASES = {  # Family, depth, what else makes the network.
     'resnet56': (residual.resnet, 56, {'block': 'bottleneck'}),

@@ -5,7 +5,8 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.nn import layers
 
 # (expansion, channels, blocks, stride of the first); expansion 0 is V1's block.
 _V1 = ((0, 64, 1, 1), (0, 128, 2, 2), (0, 256, 2, 2), (0, 512, 6, 2),

@@ -1,7 +1,8 @@
 """The CIFAR residual networks (He et al. 2016a, section 4.2; 2016b)."""
 import flax.linen as nn
 
-from jaxaug import residual, types
+from jaxaug.core import types
+from jaxaug.nn import residual
 
 
 def build(spec: types.ImageSpec, *, depth: int = 20, block: str = 'basic',

@@ -1,7 +1,8 @@
 """The CIFAR ResNeXt networks of grouped bottlenecks (Xie et al. 2017)."""
 import flax.linen as nn
 
-from jaxaug import residual, types
+from jaxaug.core import types
+from jaxaug.nn import residual
 
 
 def build(spec: types.ImageSpec, *, depth: int = 101, cardinality: int = 8,

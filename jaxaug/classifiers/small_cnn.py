@@ -4,7 +4,8 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.nn import layers
 
 
 class SmallCnn(nn.Module):

@@ -5,7 +5,8 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.nn import layers
 
 # Convolutions between the pools.
 _STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3),

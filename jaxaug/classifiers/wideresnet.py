@@ -1,7 +1,8 @@
 """The wide residual networks (Zagoruyko and Komodakis 2016, table 1)."""
 import flax.linen as nn
 
-from jaxaug import residual, types
+from jaxaug.core import types
+from jaxaug.nn import residual
 
 
 def build(spec: types.ImageSpec, *, depth: int = 52, widen: int = 4,

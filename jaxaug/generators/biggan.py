@@ -14,7 +14,9 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import adversarial, errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.generators.gan import adversarial
+from jaxaug.nn import layers
 from jaxaug.nn.cpu.convolution import conv_general_dilated
 
 # Channels after each of G's doublings, in units of `width`, by how many there

@@ -3,11 +3,12 @@
 The class-conditional CIFAR-10 network of Denton et al. 2015 (LAPGAN), as their
 training code has it at 32x32: noise and one-hot label through two layers of
 8,000 rectified units to a linear image; a discriminator of two layers of 1,600
-with dropout. See jaxaug.pyramid for what standardised means.
+with dropout. See gan/pyramid.py for what standardised means.
 """
 import jax.numpy as jnp
 
-from jaxaug import adversarial, errors, pyramid, types
+from jaxaug.core import errors, types
+from jaxaug.generators.gan import adversarial, pyramid
 
 
 def build(spec: types.ImageSpec, *, z_dim: int = 100,

@@ -13,7 +13,9 @@ import typing
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxaug import adversarial, errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.generators.gan import adversarial
+from jaxaug.nn import layers
 
 
 class Generator(nn.Module):

@@ -15,7 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxaug import adversarial, errors, layers, types
+from jaxaug.core import errors, types
+from jaxaug.generators.gan import adversarial
+from jaxaug.nn import layers
 
 _N02 = nn.initializers.normal(0.02)
 _norm = functools.partial(layers.batch_norm,

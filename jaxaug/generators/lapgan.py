@@ -3,7 +3,7 @@
 Denton et al. 2015: a fully connected GAN makes the smallest image, and at each
 doubling a convolutional GAN adds the residual. Layers are those of the authors'
 code, the smallest level with the widths that the paper gives for CIFAR-10
-(1,200 and 600 units). See jaxaug.pyramid for the rule.
+(1,200 and 600 units). See gan/pyramid.py for the rule.
 """
 import typing
 
@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxaug import adversarial, errors, pyramid, types
+from jaxaug.core import errors, types
+from jaxaug.generators.gan import adversarial, pyramid
 
 # The least side that leaves a pixel of two 5x5 kernels, the second of stride 2.
 _LEAST = 9

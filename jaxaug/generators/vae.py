@@ -15,7 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxaug import augment, errors, layers, players, types
+from jaxaug.augment import standard
+from jaxaug.core import errors, types
+from jaxaug.data import pixels
+from jaxaug.nn import layers
+from jaxaug.training import ema
 
 # The least standard deviation that is learned: half the step of 8-bit pixels.
 _LEAST_SIGMA = 1 / 255
@@ -232,7 +236,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 32,
   errors.positive('lr', lr)
   for name, value in (('b1', b1), ('b2', b2)):
     errors.between(name, value, 0, 1, below=True)
-  average = players.averaging(ema_decay, 0)
+  average = ema.make(ema_decay, 0)
   halvings = len(widths)
   if spec.height % 2**halvings or spec.width % 2**halvings:
     raise errors.InputError(
@@ -250,7 +254,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 32,
     return objective(nats, kl, beta, free_bits)
   return _model(spec, network, z_dim, LIKELIHOODS[likelihood], loss,
                 optax.adam(lr, b1, b2), average,
-                augment.standard(flip=0.5 if mirror else 0.0))
+                standard.make(flip=0.5 if mirror else 0.0))
 
 
 def _model(spec, network, z_dim, likelihood, loss, tx, average, flip):
@@ -268,7 +272,7 @@ def _model(spec, network, z_dim, likelihood, loss, tx, average, flip):
   def step(state, batch, key):
     key_z, key_flip = jax.random.split(jax.random.fold_in(key, state.step))
     net, label = state.net, batch['label'][0]
-    image = flip(key_flip, augment.to_float(batch['image'][0]))
+    image = flip(key_flip, pixels.to_float(batch['image'][0]))
     noise = jax.random.normal(key_z, (len(label), z_dim))
     def objective(params):
       (logits, kl, log_sigma), new = network.apply(

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
-from jaxaug import errors
+from jaxaug.core import errors
 from jaxaug.nn.cpu import onednn, products
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')

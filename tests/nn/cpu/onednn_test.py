@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug import errors
+from jaxaug.core import errors
 from jaxaug.nn.cpu import convolution, onednn
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -1,0 +1,104 @@
+"""Writes a pool for other tools: python -m jaxaug.export POOL OUT."""
+import argparse
+import collections
+import csv
+import os
+import pathlib
+import re
+import sys
+
+from jaxaug.core import errors, files
+from jaxaug.data import images, pools
+
+COLUMNS = ('file', 'label', 'class', 'generator', 'batch', 'row')
+
+
+def folder_names(class_names) -> list[str]:
+  """Returns the class names as folders: '/' becomes '_'.
+
+  Raises:
+    InputError: two classes would share a folder, or a name is empty, hidden or
+      too long.
+  """
+  folders = [re.sub('[/\\0]', '_', name) for name in class_names]
+  counts = collections.Counter(folders)
+  for name, folder in zip(class_names, folders, strict=True):
+    if not folder or folder[0] == '.' or len(folder.encode()) > 255:
+      raise errors.InputError(
+          f'class {name!r} cannot be the name of a folder; expected --format '
+          'npz for this pool.')
+    if counts[folder] > 1:
+      raise errors.InputError(
+          f'class {name!r} shares the folder name {folder!r} with another; '
+          'expected --format npz for this pool.')
+  return folders
+
+
+def to_folder(arrays: dict, manifest: dict, out: pathlib.Path):
+  """Writes OUT/CLASS/000001.png, numbered in each class, and labels.csv."""
+  folders = folder_names(manifest['class_names'])
+  with files.writing(out):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+      raise errors.InputError(
+          f'{out}: is not empty; expected a new or an empty folder.')
+    whole = out.absolute()
+    partial = files.folder(whole.parent, whole.name).partial
+    files.begin(partial)
+    try:
+      _write_files(arrays, manifest, folders, partial)
+      os.rename(partial, out)
+    finally:
+      files.remove(partial)
+
+
+def _write_files(arrays, manifest, folders, root):
+  numbers = collections.Counter()
+  with open(root / 'labels.csv', 'w', newline='', encoding='utf-8') as f:
+    table = csv.writer(f, lineterminator='\n')
+    table.writerow(COLUMNS)
+    for image, label, batch, row in zip(
+        arrays['images'], arrays['labels'].tolist(), arrays['batch'].tolist(),
+        arrays['row'].tolist(), strict=True):
+      numbers[label] += 1
+      file = f'{folders[label]}/{numbers[label]:06d}.png'
+      images.save_png(root / file, image)
+      table.writerow([file, label, manifest['class_names'][label],
+                      manifest['generator_key'], batch, row])
+
+
+def to_npz(arrays: dict, manifest: dict, out: pathlib.Path):
+  """Writes the keys that config.data.source=npz reads, and provenance."""
+  if out.exists():
+    raise errors.InputError(f'{out}: is there already; expected a new file.')
+  with files.writing(out):
+    out.parent.mkdir(parents=True, exist_ok=True)
+  files.save_npz(
+      out, x_train=arrays['images'], y_train=arrays['labels'],
+      class_names=manifest['class_names'], batch=arrays['batch'],
+      row=arrays['row'], generator=manifest['generator_key'],
+      seed=manifest['seed'])
+
+
+def main(argv=None) -> int:
+  """Returns the exit code: 0, or 2 after one line on what was wrong."""
+  parser = argparse.ArgumentParser(
+      prog='python -m jaxaug.export',
+      description='Writes a pool as PNG files with labels.csv, or as one npz.')
+  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pools/NAME')
+  parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')
+  parser.add_argument('--format', choices=('folder', 'npz'), default='folder')
+  args = parser.parse_args(argv)
+  out = pathlib.Path(args.out)
+  write = {'folder': to_folder, 'npz': to_npz}[args.format]
+  try:
+    arrays, manifest = pools.read(args.pool)
+    write(arrays, manifest, out)
+  except errors.InputError as e:
+    print(f'export: {e}', file=sys.stderr)
+    return 2
+  print(f'{len(arrays["labels"])} images of {manifest["generator_key"]}: {out}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

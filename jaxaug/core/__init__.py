@@ -1,0 +1,1 @@
+"""What every room leans on: types, errors, files, signals, the terminal."""

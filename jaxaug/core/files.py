@@ -1,0 +1,334 @@
+"""Files that are either whole or absent: hashes, stage folders, the lock."""
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+import typing
+import zipfile
+import zlib
+
+import numpy as np
+
+from jaxaug.core import errors
+
+_HINTS = {
+    errno.ENOSPC: 'the disk is full',
+    errno.EDQUOT: 'the disk quota is used up',
+    errno.EFBIG: 'the file is larger than is allowed here',
+    errno.EACCES: 'no permission',
+    errno.EPERM: 'no permission',
+    errno.EROFS: 'the file system is read-only',
+}
+
+
+def digest(value) -> str:
+  """Returns 12 hex digits that name a JSON value.
+
+  Key order and tuple or list do not matter; 1, 1.0 and True differ.
+
+  Raises:
+    TypeError: `value` holds something that JSON does not have.
+  """
+  text = json.dumps(_plain(value), sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(value):
+  if isinstance(value, np.generic):
+    value = value.item()
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  if isinstance(value, (list, tuple)):
+    return [_plain(v) for v in value]
+  if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+    return {k: _plain(v) for k, v in value.items()}
+  raise TypeError(f'not a JSON value: {value!r} ({type(value).__name__})')
+
+
+def friendly(error: OSError, path) -> errors.InputError:
+  """Turns a failed write into one line: what, where, and how to go on."""
+  path = os.path.abspath(path)
+  what = _HINTS.get(error.errno, error.strerror or str(error))
+  if error.errno == errno.ENOSPC:
+    what += f' ({_free(path) / 2**20:.1f} MB free)'
+  return errors.InputError(
+      f'{path}: cannot write here: {what}. Once that is put right, the same '
+      'command continues where it stopped.')
+
+
+def _free(path) -> int:
+  """Free bytes of the disk that holds `path` or will hold it."""
+  path = pathlib.Path(path)
+  while not path.exists() and path != path.parent:
+    path = path.parent
+  return shutil.disk_usage(path).free
+
+
+def check_space(path, size: int):
+  """Raises InputError when the disk under `path` cannot take `size` bytes."""
+  if _free(path) < size:
+    raise friendly(OSError(errno.ENOSPC, ''), path)
+
+
+@contextlib.contextmanager
+def writing(path):
+  """Within it, an OSError becomes an InputError that names `path`."""
+  try:
+    yield
+  except OSError as e:
+    raise friendly(e, path) from e
+
+
+@contextlib.contextmanager
+def replacing(path):
+  """Yields a binary file that takes the place of `path` when it is whole."""
+  path = pathlib.Path(path)
+  with writing(path):
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.tmp')
+    try:
+      os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 hides it from others.
+      with os.fdopen(handle, 'wb') as f:
+        yield f
+        f.flush()
+        os.fsync(f.fileno())
+      os.replace(name, path)
+    except BaseException:
+      pathlib.Path(name).unlink(missing_ok=True)
+      raise
+
+
+def _umask() -> int:
+  os.umask(mask := os.umask(0o022))
+  return mask
+
+
+def write_json(path, value):
+  """Writes a JSON value atomically; NaN and infinity are a ValueError."""
+  text = json.dumps(_plain(value), indent=1, allow_nan=False)
+  with replacing(path) as f:
+    f.write(text.encode() + b'\n')
+
+
+def read_json(path):
+  """Reads a JSON file; InputError when it is missing or damaged."""
+  try:
+    return json.loads(pathlib.Path(path).read_bytes())
+  except OSError as e:
+    raise errors.InputError(f'{path}: cannot be read: {e.strerror}') from e
+  except ValueError as e:
+    raise errors.InputError(f'{path}: is damaged, no JSON: {e}') from e
+
+
+def save_npz(path, **arrays):
+  """Writes arrays to an .npz file atomically, uncompressed."""
+  with replacing(path) as f:
+    np.savez(f, **arrays)
+
+
+def load_npz(path) -> dict[str, np.ndarray]:
+  """Reads what `save_npz` wrote; InputError when it is missing or damaged."""
+  try:
+    with np.load(path) as arrays:
+      return dict(arrays)
+  except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+    raise errors.InputError(
+        f'{path}: is missing or damaged ({e}); delete its folder and the same '
+        'command makes it again.') from e
+
+
+def read_npz(path, where: str, wanted=lambda key: True) -> dict:
+  """Reads an .npz file of someone else's: array by name.
+
+  Args:
+    path: of the file; `~` is the home folder.
+    where: the config key that names it, for the error.
+    wanted: whether an array is; the others are None.
+
+  Raises:
+    InputError: the file is missing, damaged or another kind.
+  """
+  try:
+    with np.load(pathlib.Path(path).expanduser()) as file:
+      return {key: file[key] if wanted(key) else None for key in file.files}
+  except FileNotFoundError:
+    wrong = 'there is no such file'
+  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
+    wrong = 'not an .npz file'
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    wrong = f'damaged or not an .npz file of plain arrays ({e})'
+  raise errors.InputError(f'{where}: {path}: {wrong}.')
+
+
+def copy(source, path):
+  """Copies a file atomically, unless `path` holds the same bytes."""
+  new = pathlib.Path(source).read_bytes()
+  path = pathlib.Path(path)
+  if not path.exists() or path.read_bytes() != new:
+    with replacing(path) as f:
+      f.write(new)
+
+
+def cache() -> pathlib.Path:
+  """Returns where things outlive a study: $JAXAUG_CACHE or ~/.cache/jaxaug."""
+  root = os.environ.get('JAXAUG_CACHE') or '~/.cache/jaxaug'
+  return pathlib.Path(root).expanduser()
+
+
+def remove(folder):
+  """Deletes a folder that may not be there."""
+  with writing(folder):
+    if os.path.isdir(folder):
+      shutil.rmtree(folder)
+
+
+class Folder(typing.NamedTuple):
+  """Where a stage's files stand when whole, and while they are made."""
+  final: pathlib.Path
+  partial: pathlib.Path
+
+
+def folder(parent, name: str) -> Folder:
+  """Names the two places of one artefact; makes nothing."""
+  final = pathlib.Path(parent) / name
+  return Folder(final, final.with_name(name + '.partial'))
+
+
+def begin(partial, resume: bool = False):
+  """Makes the folder to work in; empties it unless the work can resume."""
+  with writing(partial):
+    if not resume and os.path.isdir(partial):
+      shutil.rmtree(partial)
+    os.makedirs(partial, exist_ok=True)
+
+
+def finish(partial, final, manifest: dict):
+  """Writes `manifest.json` and gives the folder its final name."""
+  write_json(pathlib.Path(partial) / 'manifest.json',
+             manifest | {'commit': _commit()})
+  with writing(final):
+    os.rename(partial, final)
+    handle = os.open(os.path.dirname(os.path.abspath(final)), os.O_RDONLY)
+    try:
+      os.fsync(handle)
+    finally:
+      os.close(handle)
+
+
+def is_done(final) -> bool:
+  """Whether the folder was finished; InputError if it was damaged since."""
+  if not os.path.lexists(final):
+    return False
+  manifest(final)
+  return True
+
+
+def manifest(final) -> dict:
+  """Returns what `finish` was given; InputError if that was damaged."""
+  try:
+    value = json.loads((pathlib.Path(final) / 'manifest.json').read_bytes())
+    if not isinstance(value, dict):
+      raise ValueError
+    return value
+  except (OSError, ValueError) as e:
+    raise errors.InputError(
+        f'{final}: its manifest.json is missing or damaged; delete this folder '
+        'and the same command makes it again.') from e
+
+
+@contextlib.contextmanager
+def lock(workdir, name: str):
+  """Holds a workdir for one launch of the study `name`; makes it if absent.
+
+  The lock goes with the process, however that ends.
+
+  Raises:
+    InputError: another launch holds it, it belongs to another study, it holds
+      other files, or it cannot be written. Nothing is changed then.
+  """
+  workdir = pathlib.Path(workdir)
+  try:
+    with writing(workdir):
+      _check_owner(workdir, name)
+      workdir.mkdir(parents=True, exist_ok=True)
+      handle = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
+  except ValueError as e:  # A null byte in the path.
+    raise errors.InputError(f'workdir {str(workdir)!r}: {e}') from e
+  try:
+    _take(handle, workdir)
+    _check_owner(workdir, name)  # Again: another launch may just have ended.
+    if not (workdir / 'study.json').exists():
+      write_json(workdir / 'study.json', {'study': name})
+    yield
+  finally:
+    os.close(handle)
+
+
+def _take(handle, workdir):
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as e:
+    holder = os.read(handle, 20).decode(errors='replace').strip() or 'unknown'
+    raise errors.InputError(
+        f'{workdir}: another launch (process {holder}) is at work here; wait '
+        'for its end or choose another --workdir.') from e
+  except OSError as e:
+    raise friendly(e, workdir) from e
+  with writing(workdir):
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+
+def _check_owner(workdir, name):
+  if not workdir.exists():
+    return
+  if not workdir.is_dir():
+    raise errors.InputError(f'{workdir}: is a file; --workdir needs a folder.')
+  if (workdir / 'study.json').exists():
+    study = read_json(workdir / 'study.json')
+    owner = study.get('study') if isinstance(study, dict) else None
+    if owner != name:
+      raise errors.InputError(
+          f'{workdir}: belongs to the study {owner!r}, not to {name!r}; choose '
+          'another --workdir.')
+  elif any(not f.name.startswith('.') for f in workdir.iterdir()):
+    raise errors.InputError(
+        f'{workdir}: is not empty and holds no study; choose another --workdir '
+        'or an empty folder.')
+
+
+def stamp() -> dict:
+  """Returns what made a result: versions, git commit and platform."""
+  versions = {'python': platform.python_version()}
+  for package in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
+                  'onednn-cpu-gomp'):
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = None
+  return {'versions': versions, 'commit': _commit(),
+          'platform': platform.platform()}
+
+
+@functools.cache
+def _commit() -> str | None:
+  root = pathlib.Path(__file__).resolve().parents[2]
+  if not (root / '.git').exists():  # Installed: a repository above is not ours.
+    return None
+
+  def git(*args):
+    return subprocess.run(['git', '-C', root, *args], check=True, text=True,
+                          capture_output=True, timeout=10).stdout.strip()
+  try:
+    return git('rev-parse', 'HEAD') + (
+        '+dirty' if git('status', '--porcelain') else '')
+  except (OSError, subprocess.SubprocessError):
+    return None

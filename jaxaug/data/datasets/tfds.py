@@ -1,0 +1,298 @@
+"""Any TFDS image classification set, decoded once to cached uint8 arrays."""
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+import tempfile
+
+import numpy as np
+
+from jaxaug.core import errors, types
+from jaxaug.data import images
+
+# gzip header times of the four Fashion-MNIST files as first published; TFDS
+# knows the sums of those, and a distribution may have rewritten the headers.
+_FASHION_MNIST_TIMES = {
+    'train-images-idx3-ubyte': 1504176606,
+    'train-labels-idx1-ubyte': 1504176606,
+    't10k-images-idx3-ubyte': 1504176627,
+    't10k-labels-idx1-ubyte': 1504176627}
+
+
+def load(*, name, data_dir='', train_split='train', test_split='test',
+         validation_split='', image_key='image', label_key='label',
+         resize=None, crop=None, cache_dir='') -> types.Dataset:
+  """Loads a set that `python -m jaxaug.prepare NAME` has prepared.
+
+  The first call decodes it into `cache_dir`; later ones map those arrays into
+  memory and import neither TFDS nor TensorFlow.
+
+  Args:
+    name: 'cifar10', 'cifar10:3.0.2', 'set/config'.
+    data_dir: where TFDS prepared it; '' for $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+    train_split, test_split, validation_split: TFDS split expressions, such as
+      'train[:80%]'; '' for a test or validation split that there is not.
+    image_key, label_key: names of the two features.
+    resize, crop: as in `images.fit`; needed if the images differ in size.
+    cache_dir: '' for $JAXAUG_CACHE or ~/.cache/jaxaug.
+
+  Raises:
+    InputError: the set is unknown, not prepared, or has no such split or key.
+  """
+  data_dir = _data_dir(data_dir)
+  asked = {
+      'name': name, 'data_dir': str(data_dir), 'image': image_key,
+      'label': label_key, 'resize': resize, 'crop': crop,
+      'splits': {'train': train_split, 'validation': validation_split,
+                 'test': test_split}}
+  key = hashlib.sha256(json.dumps(asked, default=list).encode()).hexdigest()
+  root = pathlib.Path(cache_dir or os.environ.get('JAXAUG_CACHE')
+                      or '~/.cache/jaxaug').expanduser()
+  folder = root / f'tfds-{re.sub("[^a-zA-Z0-9._-]", "_", name)}-{key[:12]}'
+  dataset = _read_cache(folder)
+  if dataset is None:
+    _write_cache(folder, *_decode(asked))
+    dataset = _read_cache(folder)
+  return dataset
+
+
+def _data_dir(data_dir) -> pathlib.Path:
+  return pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR')
+                      or '~/tensorflow_datasets').expanduser().absolute()
+
+
+def _read_cache(folder: pathlib.Path) -> types.Dataset | None:
+  """Opens a cached set; None if there is none or it is out of date."""
+  try:
+    about = json.loads((folder / 'about.json').read_text())
+    arrays = {f.stem: np.load(f, mmap_mode='r') for f in folder.glob('*.npy')}
+    splits = {
+        split: types.Split(arrays[f'{split}_images'],
+                           np.asarray(arrays[f'{split}_labels']),
+                           np.arange(len(arrays[f'{split}_images'])))
+        for split in about['splits']}
+  except (OSError, EOFError, ValueError, KeyError):
+    return None
+  now = _fingerprint(pathlib.Path(about['prepared']))
+  # The prepared copy may be deleted, but not replaced, behind the cache.
+  if now and now != about['fingerprint']:
+    return None
+  return types.Dataset(about['full_name'], tuple(about['class_names']),
+                       **splits)
+
+
+def _fingerprint(prepared: pathlib.Path) -> str:
+  """Hashes what all prepared versions beside this one say of themselves."""
+  found = sorted(prepared.parent.glob('*/dataset_info.json'))
+  sha = hashlib.sha256()
+  for file in found:
+    sha.update(file.parent.name.encode() + file.read_bytes())
+  return sha.hexdigest() if found else ''
+
+
+def _write_cache(folder: pathlib.Path, about: dict, arrays: dict):
+  """Writes the arrays beside `folder` and renames them into place whole."""
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+      whole = pathlib.Path(scratch, 'new')
+      whole.mkdir()
+      for key, array in arrays.items():
+        np.save(whole / f'{key}.npy', array)
+      (whole / 'about.json').write_text(json.dumps(about))
+      shutil.rmtree(folder, ignore_errors=True)
+      whole.rename(folder)
+  except OSError as e:
+    raise errors.InputError(
+        f'{folder}: cannot write the decoded images ({e.strerror}); set '
+        'config.data.cache_dir to a folder with room.') from None
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Silences TFDS, which prints a banner where TensorFlow is missing."""
+  from absl import logging
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(before)
+
+
+def _builder(name: str, data_dir, **options):
+  """Makes the TFDS builder of a set, prepared or not."""
+  try:
+    with _quiet():
+      import tensorflow_datasets as tfds
+      return tfds.builder(name, data_dir=str(data_dir), try_gcs=False,
+                          **options)
+  except ModuleNotFoundError as e:
+    raise errors.InputError(
+        f'config.data.source: tfds needs the package {e.name or e}, which is '
+        'not installed.') from None
+  except tfds.core.DatasetNotFoundError as e:
+    known = re.findall(r'- (\w+)', str(e))
+    raise errors.InputError(
+        f'config.data.name: TFDS knows no set {name!r}.'
+        f'{errors.nearest(name, known)}') from None
+  except (ValueError, AssertionError, RuntimeError) as e:
+    raise errors.InputError(
+        f'config.data.name: {name!r}: {_one_line(e)}') from None
+
+
+def _one_line(error: Exception) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return ' '.join(lines or [type(error).__name__])[:300]
+
+
+def _decode(asked: dict) -> tuple[dict, dict]:
+  """Reads a prepared set: (what _read_cache needs to know, arrays)."""
+  name, keys = asked['name'], (asked['image'], asked['label'])
+  builder = _builder(name, asked['data_dir'])
+  with _quiet():
+    prepared = builder.is_prepared()
+  if not prepared:
+    offline = (' (or, without a network, with --fashion_mnist_files=DIR)'
+               if builder.name == 'fashion_mnist' else '')
+    raise errors.InputError(
+        f'config.data.name: the TFDS set {name!r} is not prepared in '
+        f'{asked["data_dir"]}; run once: python -m jaxaug.prepare {name} '
+        f'--data_dir={asked["data_dir"]}{offline}')
+  for key, feature in zip(('image_key', 'label_key'), keys, strict=True):
+    if feature not in (known := builder.info.features):
+      raise errors.InputError(
+          f'config.data.{key}: {name} has no feature {feature!r}; expected one '
+          f'of {", ".join(known)}.{errors.nearest(feature, known)}')
+  splits = {k: v for k, v in asked['splits'].items() if v}
+  arrays = {}
+  for split, expression in splits.items():
+    arrays |= _decode_split(builder, split, expression, keys, asked)
+  label = builder.info.features[asked['label']]
+  names = getattr(label, 'names', None)
+  if not names:
+    # No more classes than images: numbers that are no labels would make many.
+    train = arrays['train_labels']
+    names = [str(c) for c in range(min(int(train.max()) + 1, len(train)))]
+  return {'full_name': builder.info.full_name, 'class_names': list(names),
+          'splits': list(splits), 'prepared': str(builder.data_path),
+          'fingerprint': _fingerprint(pathlib.Path(builder.data_path))}, arrays
+
+
+def _decode_split(builder, split, expression, keys, asked) -> dict:
+  """Decodes one split into two arrays, each image fitted as it is read."""
+  labels = []
+
+  def fitted():
+    for example in _examples(builder, expression):
+      image, label = (np.asarray(example[key]) for key in keys)
+      if image.dtype != np.uint8 or image.shape[2:] not in ((1,), (3,)):
+        raise errors.InputError(
+            f'config.data.image_key: {builder.name} {keys[0]!r} is '
+            f'{image.dtype} {list(image.shape)}; expected uint8 [H, W, 1 or '
+            '3].')
+      yield images.fit(image, asked['resize'], asked['crop'],
+                       f'image {len(labels)} of {expression}')
+      labels.append(label)
+
+  try:
+    with _quiet():
+      stacked = images.fit_all(fitted(), where=f'{builder.name} {expression}')
+  except (ValueError, AssertionError, KeyError) as e:
+    none = '' if split == 'train' else ", or '' for none"
+    raise errors.InputError(
+        f'config.data.{split}_split: cannot read {expression!r} of '
+        f'{builder.name}: {_one_line(e)} It has '
+        f'{", ".join(builder.info.splits)}{none}.') from None
+  return {f'{split}_images': stacked,
+          f'{split}_labels': np.array(labels, np.int32)}
+
+
+def _examples(builder, expression: str):
+  """Yields the examples of a split in their stored order."""
+  if builder.info.file_format.value == 'array_record':
+    source = builder.as_data_source(split=expression)
+    for start in range(0, len(source), 500):
+      stop = min(start + 500, len(source))
+      yield from source.__getitems__(range(start, stop))
+    return
+  try:
+    import tensorflow  # noqa: F401
+  except ImportError:
+    raise errors.InputError(
+        f'config.data.data_dir: {builder.data_path} holds tfrecord files; they '
+        'need tensorflow, unless python -m jaxaug.prepare prepares the set '
+        'anew in another data_dir.') from None
+  import tensorflow_datasets as tfds
+  yield from tfds.as_numpy(builder.as_dataset(
+      split=expression, shuffle_files=False,
+      read_config=tfds.ReadConfig(interleave_cycle_length=1)))
+
+
+def prepare(name: str, data_dir='', fashion_mnist_files='') -> pathlib.Path:
+  """Downloads and prepares a TFDS set as array_record; needs TensorFlow.
+
+  Args:
+    name: as in `load`.
+    data_dir: as in `load`.
+    fashion_mnist_files: a folder with the four {train,t10k}-*-ubyte.gz files,
+      to prepare 'fashion_mnist' without a network. TFDS checks their sums.
+
+  Returns:
+    The folder of the prepared set.
+
+  Raises:
+    InputError: the set is unknown, a file is missing or not the published
+      one, or the download failed.
+  """
+  builder = _builder(name, _data_dir(data_dir), file_format='array_record')
+  if fashion_mnist_files and builder.name != 'fashion_mnist':
+    raise errors.InputError(
+        f'--fashion_mnist_files: serves fashion_mnist only, not {name!r}.')
+  if builder.is_prepared():
+    return pathlib.Path(builder.data_path)
+  import tensorflow_datasets as tfds
+  with tempfile.TemporaryDirectory() as manual:
+    options = {}
+    if fashion_mnist_files:
+      restore_fashion_mnist(fashion_mnist_files, manual)
+      options['manual_dir'] = manual
+    if importlib.util.find_spec('tensorflow') is None:
+      raise errors.InputError(
+          f'{name}: preparing a TFDS set needs the package tensorflow, which '
+          'is not installed.')
+    try:
+      builder.download_and_prepare(
+          download_config=tfds.download.DownloadConfig(**options))
+    except Exception as e:  # Whatever network, disk or checksum may do.
+      raise errors.InputError(
+          f'{name}: TFDS cannot prepare it: {type(e).__name__}: '
+          f'{_one_line(e)}') from e
+  return pathlib.Path(builder.data_path)
+
+
+def restore_fashion_mnist(source, target):
+  """Copies the four Fashion-MNIST files with their published gzip headers.
+
+  Debian's package dataset-fashion-mnist holds the published streams, but
+  without file name and time in the header, so that their sums differ.
+  """
+  for name, time in _FASHION_MNIST_TIMES.items():
+    file = pathlib.Path(source).expanduser() / f'{name}.gz'
+    if not file.is_file():
+      raise errors.InputError(
+          f'--fashion_mnist_files: {file} is missing; expected '
+          f'{", ".join(f"{n}.gz" for n in _FASHION_MNIST_TIMES)}.')
+    data = file.read_bytes()
+    if data[:4] == b'\x1f\x8b\x08\x00':  # gzip, deflate, no optional field.
+      data = (b'\x1f\x8b\x08\x08' + struct.pack('<I', time) + data[8:10]
+              + name.encode() + b'\0' + data[10:])
+    pathlib.Path(target, f'{name}.gz').write_bytes(data)

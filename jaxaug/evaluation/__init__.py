@@ -1,0 +1,1 @@
+"""All that judges: images, predictions, differences between arms."""

@@ -1,0 +1,192 @@
+"""Images become features: a frozen network looks at each of them once.
+
+One jitted program over all devices; moments are summed as features come, which
+are kept only where they are needed.
+"""
+import collections
+import contextlib
+import math
+import pathlib
+import typing
+
+import jax
+import numpy as np
+
+from jaxaug.core import console, errors, files, types
+from jaxaug.evaluation import moments
+from jaxaug.training import mesh
+
+# Fields of types.ImageSet that come out of the extractor.
+SEEN = ('moments', 'features', 'logits')
+# Rows that are summed at a time.
+_WORTH = 1024
+
+
+def cache() -> pathlib.Path:
+  """Returns the folder where what was seen is kept."""
+  return files.cache() / 'features'
+
+
+class FeatureExtractor(typing.NamedTuple):
+  """A frozen network on the devices.
+
+  apply(uint8 [B, H, W, C]) -> what `network.apply` gives, in one program over
+    all devices; B is `batch_size`, a multiple of their number.
+  """
+  network: types.Extractor
+  apply: typing.Callable
+  devices: typing.Any
+  batch_size: int
+
+  @property
+  def identity(self) -> dict:
+    """What tells this network from all others."""
+    return {'extractor': self.network.name, 'weights': self.network.digest,
+            'protocol': self.network.protocol}
+
+
+def extractor(network: types.Extractor, devices,
+              batch_size: int = 64) -> FeatureExtractor:
+  """Lays a network out; its batch is one that the devices can share evenly.
+
+  Grey images are repeated where the network wants colour; `apply` raises
+  InputError for images that the network cannot take.
+  """
+  variables = mesh.replicate(devices, network.variables)
+
+  @jax.jit
+  def program(variables, batch):
+    if network.channels == 3 and batch.shape[-1] == 1:
+      batch = batch.repeat(3, -1)
+    # An accelerator's fast float32 products would cost digits of a distance.
+    with jax.default_matmul_precision('float32'):
+      return network.apply(variables, batch)
+
+  def apply(batch):
+    if network.channels == 1 and batch.shape[-1] == 3:
+      raise errors.InputError(
+          f'extractor: {network.name} sees grey images only; expected grey '
+          'ones, or another extractor.')
+    return program(variables, mesh.shard(devices, batch))
+  return FeatureExtractor(network, apply, devices,
+                          math.ceil(batch_size / devices.size) * devices.size)
+
+
+def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
+            title: str = 'images', cache: pathlib.Path | None = None,
+            digest: str = '') -> types.ImageSet:
+  """Passes images through a network once.
+
+  Args:
+    extractor: the network.
+    batches: yields uint8 [B, H, W, C], all but the last of extractor.batch_size.
+    count: how many images come.
+    needs: what of SEEN to keep; nothing is looked at for none of them.
+    title: what is seen, for the progress line and for errors; no line for ''.
+    cache: folder that keeps what was seen, by `digest`, the images' content.
+
+  Raises:
+    InputError: 'logits' of a network without, or features that are not finite.
+  """
+  wanted = sorted(set(needs) & set(SEEN))
+  if not wanted:
+    return types.ImageSet(count)
+  file = cache and cache / (
+      files.digest([digest, extractor.identity, wanted]) + '.npz')
+  if file and (side := _read(file)):
+    return side
+  side = _extract(extractor, batches, count, wanted, title)
+  if file:
+    _write(file, side)
+  return side
+
+
+def _extract(extractor: FeatureExtractor, batches, count: int, wanted,
+             title) -> types.ImageSet:
+  waiting, seen, sums, held = collections.deque(), 0, None, []
+  kept = {name: [] for name in ('features', 'logits') if name in wanted}
+
+  def add(least):
+    """Sums what is held once it is worth a matrix of D x D."""
+    nonlocal sums, held
+    if held and sum(map(len, held)) >= least:
+      sums, held = moments.update(sums, np.concatenate(held)), []
+
+  def take():
+    nonlocal seen
+    out, n = waiting.popleft()
+    out = {name: np.asarray(value)[:n] for name, value in out.items()}
+    if not np.isfinite(out['features']).all():
+      raise errors.InputError(
+          f'{title}: features of the images {seen} to {seen + n - 1} are not '
+          'finite; expected weights that are not damaged.')
+    if 'moments' in wanted:
+      held.append(out['features'])
+      add(_WORTH)
+    for name, parts in kept.items():
+      if name not in out:
+        raise errors.InputError(
+            f'{title}: {extractor.network.name} knows no classes; expected an '
+            'extractor that does, for the Inception score.')
+      parts.append(out[name])
+    seen += n
+
+  line = (console.progress(title, count, unit='image') if title else
+          contextlib.nullcontext(lambda done: None))
+  with line as show:
+    for batch in batches:
+      n = len(batch)
+      if n < extractor.batch_size:  # One program for all; what is added is cut off.
+        more = batch[-1:].repeat(extractor.batch_size - n, 0)
+        batch = np.concatenate([batch, more])
+      waiting.append((extractor.apply(batch), n))
+      if len(waiting) > 1:  # The device works on one while another is summed.
+        take()
+        show(seen)
+    while waiting:
+      take()
+    show(seen)
+  add(1)
+  return types.ImageSet(
+      seen, moments.compute(sums) if 'moments' in wanted else None,
+      **{name: np.concatenate(parts) for name, parts in kept.items()})
+
+
+def _write(file: pathlib.Path, side: types.ImageSet):
+  with files.writing(file.parent):
+    file.parent.mkdir(parents=True, exist_ok=True)
+  arrays = {name: getattr(side, name) for name in ('features', 'logits')
+            if getattr(side, name) is not None}
+  if side.moments is not None:
+    arrays |= side.moments._asdict()
+  files.save_npz(file, count=side.count, **arrays)
+
+
+def _read(file: pathlib.Path) -> types.ImageSet | None:
+  """Returns what `_write` wrote, or None where it is missing or damaged."""
+  if not file.exists():
+    return None
+  try:
+    arrays = files.load_npz(file)
+    statistics = types.Moments(arrays['mean'], arrays['covariance']) if (
+        'mean' in arrays) else None
+    return types.ImageSet(int(arrays['count']), statistics,
+                          arrays.get('features'), arrays.get('logits'))
+  except (errors.InputError, KeyError):
+    return None  # It is written anew.
+
+
+def slices(array: np.ndarray, size: int):
+  """Yields the rows of an array, `size` at a time."""
+  for start in range(0, len(array), size):
+    yield np.asarray(array[start:start + size])
+
+
+def of_array(extractor: FeatureExtractor, array: np.ndarray, needs, labels=None, title: str = '',
+             **cache) -> types.ImageSet:
+  """Returns what metrics need of uint8 images [N, H, W, C]; see `observe`."""
+  side = extract(extractor, slices(array, extractor.batch_size), len(array), needs,
+                 title=title, **cache)
+  return side._replace(
+      labels=None if labels is None else np.asarray(labels, np.int32),
+      images=array if 'images' in needs else None)

@@ -1,0 +1,1 @@
+"""The two-player rule and its parts."""

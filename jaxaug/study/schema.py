@@ -1,0 +1,247 @@
+"""What a config may say: refuses at the door what needs no data to be wrong."""
+from jaxaug.augment import standard
+from jaxaug.core import errors, registry
+from jaxaug.evaluation import features, measure
+from jaxaug.study import results
+from jaxaug.study.stages import data
+
+# Keys of a block that do not go to its part: those of the loop, of a pool.
+LOOP = ('model', 'steps', 'batch_size')
+CLASSIFIER = (*LOOP, 'epochs')
+JUDGE = (*CLASSIFIER, 'augment')
+POOL = ('generator', 'per_class', 'batch_size', 'selector')
+# Keys of an arm: which images, and what is done to them.
+HOW = ('replace', 'add', 'add_per_class', 'fill', 'pool_only', 'oversample')
+ARM = ('name', 'pool', 'augment', 'baseline', 'mix', 'mix_alpha', 'partner',
+       'class_weights', 'logit_adjustment')
+PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
+             'difference')
+BUDGETS = ('steps', 'epochs', 'compute')
+MIXES = ('', 'mixup', 'cutmix')
+PARTNERS = ('batch', 'synthetic')
+
+
+def arguments(block: dict, own=LOOP) -> dict:
+  """Returns the part of a block that goes to its part."""
+  return {k: v for k, v in block.items() if k not in own}
+
+
+def how(arm: dict) -> dict:
+  """Returns what an arm says of its images, without what it leaves open."""
+  return {k: arm[k] for k in HOW if arm.get(k) not in (None, False)}
+
+
+def _named(value, known, where: str, what: str):
+  if value not in known:
+    raise errors.InputError(
+        f'{where}: there is no {what} {value!r}; expected one of '
+        f'{", ".join(known) or "none: the study has none"}.'
+        f'{errors.nearest(value, known)}')
+
+
+def _folder_name(name: str, where: str):
+  if '/' in name or name.startswith('.'):
+    raise errors.InputError(
+        f'{where}: {name!r}; expected a name without "/" that can be a folder.')
+
+
+def _check_mixing(arm: dict, where: str):
+  """Refuses what MixUp and the loss of an arm cannot be."""
+  errors.one_of(f'{where}.mix', arm.get('mix', ''), MIXES)
+  errors.one_of(f'{where}.partner', arm.get('partner', 'batch'), PARTNERS)
+  errors.positive(f'{where}.mix_alpha', arm.get('mix_alpha', 1.0))
+  for key in ('class_weights', 'logit_adjustment'):
+    errors.between(f'{where}.{key}', arm.get(key, 0.0), 0, float('inf'))
+  if arm.get('partner') == 'synthetic' and not (
+      arm.get('mix') and arm.get('pool')):
+    raise errors.InputError(
+        f"{where}.partner: 'synthetic' needs a pool and mix='mixup' or "
+        "'cutmix'.")
+
+
+def _check_arm(config: dict, arm: dict, names: list, where: str):
+  for key in arm:
+    if key not in (*ARM, *HOW):
+      raise errors.InputError(
+          f'{where}.{key}: unknown key; expected one of '
+          f'{", ".join((*ARM, *HOW))}.{errors.nearest(key, ARM + HOW)}')
+  if not arm.get('name') or names.count(arm['name']) > 1:
+    raise errors.InputError(
+        f'{where}.name: {arm.get("name")!r}; expected a name of its own.')
+  _folder_name(arm['name'], f'{where}.name')
+  if arm.get('pool'):
+    _named(arm['pool'], config['pools'], f'{where}.pool', 'pool')
+  if arm.get('augment'):
+    _named(arm['augment'], config['augmentations'], f'{where}.augment',
+           'augmentation')
+  if arm.get('baseline'):
+    _named(arm['baseline'], [n for n in names if n != arm['name']],
+           f'{where}.baseline', 'other arm')
+  _check_mixing(arm, where)
+
+
+def _check_arms(config: dict):
+  """Refuses arms that name what the study does not have."""
+  names = [arm.get('name') for arm in config['arms'] if isinstance(arm, dict)]
+  for i, arm in enumerate(config['arms']):
+    where = f'config.arms[{i}]'
+    if not isinstance(arm, dict):
+      raise errors.InputError(f'{where}: {arm!r}; expected what common.arm '
+                              'returns.')
+    _check_arm(config, arm, names, where)
+  if not names:
+    raise errors.InputError('config.arms: empty; expected at least one arm.')
+  _named(config['baseline'], names, 'config.baseline', 'arm')
+
+
+def _check_published(config: dict):
+  """Refuses figures of what the study does not have, or without their words."""
+  names = [arm['name'] for arm in config['arms']]
+  metrics = results.metrics(config['metric'], config['minority'])
+  for i, figure in enumerate(config['published']):
+    where = f'config.published[{i}]'
+    if not isinstance(figure, dict) or set(figure) != set(PUBLISHED):
+      raise errors.InputError(
+          f'{where}: {figure!r}; expected what common.published returns.')
+    _named(figure['classifier'], config['classifiers'], f'{where}.classifier',
+           'classifier')
+    _named(figure['arm'], names, f'{where}.arm', 'arm')
+    _named(figure['metric'], metrics, f'{where}.metric', 'metric')
+    errors.between(f'{where}.value', figure['value'], 0,
+                   1 if metrics[figure['metric']].PERCENT else float('inf'))
+    errors.count(f'{where}.n', figure['n'])
+    for key in ('source', 'difference'):
+      if not isinstance(figure[key], str) or not figure[key].strip():
+        raise errors.InputError(
+            f'{where}.{key}: {figure[key]!r}; expected some words.')
+
+
+def _check_length(block: dict, where: str):
+  """A classifier's block has its length in steps or in epochs."""
+  steps, epochs = block['steps'], block.get('epochs', 0)
+  if bool(steps) == bool(epochs):
+    raise errors.InputError(
+        f'{where}: steps {steps!r} and epochs {epochs!r}; expected one of them '
+        'above 0, and the other 0.')
+  if steps:
+    errors.count(f'{where}.steps', steps)
+  else:
+    errors.positive(f'{where}.epochs', epochs)
+
+
+def _check_blocks(config: dict):
+  judge = config['judge']
+  if judge.get('augment'):
+    _named(judge['augment'], config['augmentations'], 'config.judge.augment',
+           'augmentation')
+  for kind, where, block in (
+      *(('generators', f'config.generators.{name}', block)
+        for name, block in config['generators'].items()),
+      *(('classifiers', f'config.classifiers.{name}', block)
+        for name, block in config['classifiers'].items()),
+      ('classifiers', 'config.judge', judge)):
+    registry.find(kind, block['model'], f'{where}.model')
+    errors.count(f'{where}.batch_size', block['batch_size'])
+    if kind == 'classifiers':
+      _check_length(block, where)
+    else:
+      errors.count(f'{where}.steps', block['steps'])
+  if not config['classifiers']:
+    raise errors.InputError('config.classifiers: empty; expected at least one.')
+  for name, block in config['pools'].items():
+    where = f'config.pools.{name}'
+    _named(block['generator'], config['generators'], f'{where}.generator',
+           'generator')
+    selector = registry.find('selectors', block['selector'],
+                             f'{where}.selector')
+    registry.check(selector.build, arguments(block, POOL), where, also=POOL)
+    errors.count(f'{where}.per_class', block['per_class'], least=0)
+    errors.count(f'{where}.batch_size', block['batch_size'])
+
+
+def _check_evaluation(config: dict):
+  """Refuses what cannot look at generated images."""
+  block, curve = config['evaluation'], config['curve']
+  registry.find('extractors', block['extractor'], 'config.evaluation.extractor')
+  errors.count('config.evaluation.batch_size', block['batch_size'])
+  measure.blocks(block['metrics'], 'config.evaluation.metrics')
+  for key, least in (('every', 0), ('images', 2)):
+    errors.count(f'config.curve.{key}', curve[key], least)
+  for key, share in config['collapse'].items():
+    errors.between(f'config.collapse.{key}', share, 0, 1, below=True)
+  chosen = measure.blocks([curve['metric']], 'config.curve.metric')
+  known = [name for name, other in measure.blocks(
+      registry.names('image_metrics')).items() if _can_choose(other)]
+  errors.one_of('config.curve.metric', *chosen, known)
+
+
+def _can_choose(block) -> bool:
+  """Whether a metric is one number that is better the lower it is."""
+  return [lower for _, lower in block.VALUES.values()] == [True] and not (
+      set(block.NEEDS) - set(features.SEEN))
+
+
+def check(config: dict):
+  """Raises InputError for what is wrong whatever the data is."""
+  errors.count('config.runs', config['runs'])
+  for key in ('log_every', 'save_every', 'sample_every', 'eval_every'):
+    errors.count(f'config.{key}', config[key])
+  errors.count('config.steps_per_call', config['steps_per_call'], least=0)
+  errors.one_of('config.runs_at_once', config['runs_at_once'],
+                ('auto', 'yes', 'no'))
+  errors.one_of('config.budget', config['budget'], BUDGETS)
+  errors.between('config.audit.max_leaks', config['audit']['max_leaks'], 0, 1)
+  if not 0 < config['alpha'] < 1:
+    raise errors.InputError(
+        f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')
+  data.arguments(**config['data'])
+  for name, block in config['augmentations'].items():
+    where = f'config.augmentations.{name}'
+    registry.check(standard.make, block, where)
+    standard.make(**block, where=where)
+  results.metrics(config['metric'], config['minority'])
+  _check_evaluation(config)
+  for section in ('generators', 'pools', 'classifiers'):
+    for name in config[section]:
+      _folder_name(name, f'config.{section}')
+  _check_blocks(config)
+  _check_arms(config)
+  _check_published(config)
+
+
+def _mixed(arm: dict) -> str:
+  """What an arm does beside choosing its images, in words."""
+  words = ''
+  if arm.get('augment'):
+    words += f', {arm["augment"]} augmentation'
+  if arm.get('mix'):
+    name = {'mixup': 'MixUp', 'cutmix': 'CutMix'}[arm['mix']]
+    words += f', {name} with ' + (
+        f'{arm["pool"]} images of the same class'
+        if arm.get('partner') == 'synthetic' else 'each other')
+  if arm.get('class_weights'):
+    words += (', class weights' if arm['class_weights'] == 1 else
+              f', class weights to the power {arm["class_weights"]:g}')
+  if arm.get('logit_adjustment'):
+    words += (', balanced softmax' if arm['logit_adjustment'] == 1 else
+              f', logits adjusted by {arm["logit_adjustment"]:g}')
+  return words
+
+
+def describe(arm: dict) -> str:
+  """Returns an arm in words."""
+  chosen = next(iter(how(arm)), None)
+  pool = arm.get('pool')
+  return {
+      None: 'real images',
+      'replace': f'{arm.get("replace") or 0:.0%} of the real images replaced '
+                 f'by {pool} images',
+      'add': f'real images and {arm.get("add") or 0:.0%} as many {pool} images',
+      'add_per_class': f'real images and {arm.get("add_per_class")} {pool} '
+                       'images a class',
+      'fill': f'real images, classes filled to {arm.get("fill")} with {pool} '
+              'images',
+      'pool_only': f'{pool} images alone, as many as there are real',
+      'oversample': 'real images, classes repeated up to '
+                    f'{arm.get("oversample")}',
+  }[chosen] + _mixed(arm)

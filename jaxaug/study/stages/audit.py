@@ -1,0 +1,124 @@
+"""Stage 4b: a pool is held against the real images, for copies and leaks."""
+import math
+import time
+
+import numpy as np
+
+from jaxaug.core import console, errors, files, types
+from jaxaug.data import images
+from jaxaug.evaluation import copies
+
+PAIRS = 10
+
+
+def run(folder: files.Folder, *, name: str, pool: types.Split,
+        train: types.Split, test: types.Split, features=None) -> dict:
+  """Looks for images of `train` and of `test` in a pool.
+
+  What is near is told by real images: those of `train` against the other
+  ones of `train`, and against `test`.
+
+  Args:
+    folder: where to; pairs.npz, pairs.png and the manifest.
+    name: the pool's.
+    pool, train, test: images of one shape.
+    features: None, or a function uint8 [N, H, W, C] -> float [N, D].
+
+  Returns:
+    The manifest; what its 'audit' holds is said in `read`.
+  """
+  begun = time.monotonic()
+  pool, train, test = (
+      copies.Side(x, features and np.asarray(features(x)))
+      for x in (np.asarray(split.images) for split in (pool, train, test)))
+  numbers, pairs = {'n': len(pool.images)}, {}
+  for side, real, yardstick in (('train', train, None),
+                                ('test', test, train)):
+    report = copies.compare(pool, real, yardstick)
+    numbers[side] = _numbers(report)
+    order = np.argsort(report.distance, kind='stable')[:PAIRS]
+    index = np.stack([order, report.index[order]], 1)
+    pairs |= {f'{side}_pool': pool.images[index[:, 0]],
+              f'{side}_real': real.images[index[:, 1]],
+              f'{side}_distance': report.distance[order],
+              f'{side}_index': index}
+  files.begin(folder.partial)
+  files.save_npz(folder.partial / 'pairs.npz', **pairs)
+  with files.writing(folder.partial):
+    images.save_png(folder.partial / 'pairs.png', _picture(
+        pairs['test_pool'], pairs['test_real']))
+  manifest = {'audit': numbers, 'seconds': time.monotonic() - begun}
+  files.finish(folder.partial, folder.final, manifest)
+  console.say(f'audit {name}: of {numbers["n"]} images ' + ', '.join(
+      f'{numbers[side][kind]} are {kind} copies of {side} images'
+      for side in ('train', 'test') for kind in ('exact', 'near')))
+  return manifest
+
+
+def _numbers(report: copies.Report) -> dict:
+  return {'exact': int(report.exact.sum()), 'near': int(report.near.sum()),
+          'share': float((report.exact | report.near).mean()),
+          'yardstick_share': float(report.yardstick_found.mean()),
+          'yardstick_n': len(report.yardstick),
+          'threshold': report.threshold,
+          'alike': None if report.alike is None else (
+              float(report.alike.mean())),
+          'median': float(np.median(report.distance)),
+          'yardstick_median': float(np.median(report.yardstick))}
+
+
+def _picture(left, right) -> np.ndarray:
+  """Lays pairs out side by side, two pairs a row, large enough to look at."""
+  both = np.stack([left, right], 1).reshape(-1, *left.shape[1:])
+  scale = max(1, 96 // left.shape[1])
+  return images.grid(both.repeat(scale, 1).repeat(scale, 2), 4)
+
+
+def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
+  """Returns what `run` wrote: (audit, pairs).
+
+  audit: 'n', the pool's size, and for 'train' and 'test' each 'exact' and
+    'near' (not counting exact), the 'share' of both in the pool,
+    'yardstick_share' of 'yardstick_n' real images by the same rule,
+    'threshold', 'median' and 'yardstick_median' of `audit.Report.distance`,
+    and the share 'alike' in features, or None.
+  pairs: for 'train' and 'test' each the nearest pairs, the nearest first:
+    SIDE_pool and SIDE_real uint8 [P, H, W, C], SIDE_distance float64 [P],
+    SIDE_index int64 [P, 2], the place in the pool and in the split.
+  """
+  return (files.manifest(folder.final)['audit'],
+          files.load_npz(folder.final / 'pairs.npz'))
+
+
+def gate(numbers: dict, name: str, folder: files.Folder, *,
+         max_leaks: float = 0.01, allow_leaks: bool = False,
+         where: str = 'config.audit'):
+  """Refuses a pool that holds test images.
+
+  Real images have look-alikes too: a share of near copies that is not above
+  theirs, by 3 standard errors, is chance.
+
+  Args:
+    numbers: what `read` returned first.
+    name: the pool's.
+    folder: the audit's.
+    max_leaks: share of the pool that may be near copies of test images.
+    allow_leaks: accept all.
+    where: for the error.
+
+  Raises:
+    InputError: an exact copy of a test image, or too many near ones.
+  """
+  errors.between(f'{where}.max_leaks', max_leaks, 0, 1)
+  test, n = numbers['test'], numbers['n']
+  base = test['yardstick_share']
+  chance = base + 3 * math.sqrt(
+      base * (1 - base) * (1 / n + 1 / test['yardstick_n']))
+  allowed = max(max_leaks, chance)
+  if not allow_leaks and (test['exact'] or test['near'] / n > allowed):
+    raise errors.InputError(
+        f'{where}: of the {n} images of pool {name!r}, {test["exact"]} are '
+        f'exact and {test["near"]} near copies of test images; expected none '
+        f'and {allowed:.2%} at most (real images: {base:.2%}); look at '
+        f'{folder.final / "pairs.png"}, then remove what let the generator '
+        f'see the test split, or set {where}.allow_leaks=True.')

@@ -1,0 +1,72 @@
+"""Stage 6a: how good a pool is, beside the real splits and as real ones are."""
+import pathlib
+import time
+
+from jaxaug.core import errors, files, types
+from jaxaug.data import images
+from jaxaug.evaluation import features, measure
+
+# (what the pool is held against, its column); the last is the yardstick: real
+# training images in the place of the pool.
+PAIRS = {'train': ('train', 'pool'), 'test': ('test', 'pool'),
+         'real': ('test', 'train')}
+
+
+def run(folder: files.Folder, *, name: str, sets: dict, eye: features.FeatureExtractor,
+        metrics: tuple[str, ...], cache: pathlib.Path | None = None,
+        fit=None) -> dict:
+  """Computes every metric of a pool beside the training and the test images.
+
+  Nothing is chosen by what is found here.
+
+  Args:
+    folder: where to; all is in the manifest, see `read`.
+    name: the pool's.
+    sets: 'pool', 'train' and 'test' -> types.Split.
+    eye: the network that looks.
+    metrics: files of image_metrics/.
+    cache: folder that keeps what was seen of the real splits.
+    fit: for metrics that train a classifier.
+  """
+  begun, blocks = time.monotonic(), measure.blocks(metrics)
+  seen = {which: _look(eye, split, measure.needs(blocks),
+                       f'{which} images of {name}',
+                       cache if which != 'pool' else None)
+          for which, split in sets.items()}
+  rows, notes = {}, []
+  for against, (real, fake) in PAIRS.items():
+    for metric, block in blocks.items():
+      try:
+        found = measure.rows({metric: block}, seen[real], seen[fake],
+                             eye.network, fit=fit)
+      except errors.InputError as e:  # Too few images for one is no disaster.
+        notes += [str(e)] * (str(e) not in notes)
+        continue
+      for row in found:
+        entry = rows.setdefault(row.name, {
+            'label': row.label, 'lower_is_better': row.lower_is_better})
+        entry[against] = row.measured._asdict() | {
+            'real': row.real, 'fake': row.fake}
+  notes += [note for note in measure.notes(seen['test'], seen['pool'])
+            if note not in notes]
+  manifest = {'quality': eye.identity | {'rows': rows, 'notes': notes},
+              'seconds': time.monotonic() - begun}
+  files.begin(folder.partial)
+  files.finish(folder.partial, folder.final, manifest)
+  return manifest
+
+
+def _look(eye, split: types.Split, needs, title, cache) -> types.ImageSet:
+  return features.of_array(
+      eye, split.images, needs, split.labels, title, cache=cache,
+      digest=images.digest(split.images) if cache else '')
+
+
+def read(folder: files.Folder) -> dict:
+  """Returns what `run` found.
+
+  'extractor', 'weights', 'protocol' of the network; 'notes', a line each;
+  'rows': name -> 'label', 'lower_is_better', and for each of PAIRS that could
+  be computed a types.Measured as a dict, with the counts 'real' and 'fake'.
+  """
+  return files.manifest(folder.final)['quality']

@@ -1,0 +1,193 @@
+"""The one loop: step, log, evaluate, checkpoint, resume."""
+import math
+import pathlib
+import time
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxaug.core import console, errors, interrupts
+from jaxaug.training import checkpoint, metrics_log
+
+
+class Hook(typing.NamedTuple):
+  """What happens every so many steps, and after the last one.
+
+  run(step, state, memory, writer) -> memory. `memory` is a pytree of arrays
+  that is checkpointed beside the state, such as the best weights so far. A
+  memory with a 'stop' other than 0 makes this step the last one, also when the
+  run is resumed.
+  """
+  every: int
+  run: typing.Callable
+
+
+def due(step: int, every: int, total: int) -> bool:
+  """Whether something done every `every` steps is done after `step` of them.
+
+  Steps are counted one way: `step` have been done, 1..total.
+  """
+  return step == total or (every > 0 and step % every == 0)
+
+
+def stride(most: int, *every: int) -> int:
+  """Returns the most steps of one dispatch after which all that is due falls.
+
+  Args:
+    most: at most so many.
+    *every: what is done every so many steps.
+  """
+  whole = math.gcd(*every) or most
+  return next(n for n in range(min(most, whole), 0, -1) if whole % n == 0)
+
+
+def repeat(step):
+  """Returns `step(state, count, batches) -> (state, logs)`, many in one.
+
+  Batches and logs have a leading axis of steps. Only the first `count` are
+  taken, so that one program serves a run of any length.
+  """
+  def several(state, count, batches):
+    def one(state, given):
+      i, batch = given
+      def leave(state, batch):
+        logs = jax.eval_shape(step, state, batch)[1]
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), logs)
+      return jax.lax.cond(i < count, step, leave, state, batch)
+    length = len(jax.tree.leaves(batches)[0])
+    return jax.lax.scan(one, state, (jnp.arange(length), batches))
+  return several
+
+
+def _ended(memory) -> bool:
+  return isinstance(memory, dict) and bool(memory.get('stop', 0))
+
+
+def _records(out, stride: int) -> list[dict[str, float]]:
+  """Returns the logs of one dispatch as numbers, a step each.
+
+  A log of several runs gets a name for each: `train_loss/0`.
+  """
+  out = jax.device_get(out)
+  count = len(next(iter(out.values()))) if stride > 1 else 1
+  records = [{} for _ in range(count)]
+  for name, values in out.items():
+    for record, value in zip(records, np.reshape(values, (count, -1)),
+                             strict=True):
+      one = np.ndim(values) == (stride > 1)
+      record |= {name if one else f'{name}/{i}': float(v)
+                 for i, v in enumerate(value)}
+  return records
+
+
+def _check(pending, step: int, stride: int, folder) -> list[dict[str, float]]:
+  """Returns the pending logs as numbers, or names the first bad step.
+
+  What was checked before is there as numbers already.
+  """
+  values = []
+  for out in pending:
+    done = isinstance(next(iter(out.values())), float)
+    values += [out] if done else _records(out, stride)
+  first = step - len(values) + 1
+  for i, record in enumerate(values):
+    for name, value in record.items():
+      if not math.isfinite(value):
+        kept = folder / 'checkpoints'
+        raise errors.InputError(
+            f'step {first + i}: {name} is {value}; stopped. Expected a finite '
+            'number: lower the learning rate.' + (
+                f' The last good checkpoint stays in {kept}.'
+                if kept.exists() else ' No checkpoint was due before it.'))
+  return values
+
+
+def _record(records, step: int, writer, show):
+  """Writes the means of the logs since the last record."""
+  means = {name: sum(record[name] for record in records) / len(records)
+           for name in records[0]}
+  writer.scalars(step, means)
+  show(step, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
+
+
+# All of it is deferred: half a checkpoint read or closed is worth nothing.
+@interrupts.deferred()
+def run(step, batches, state, memory, *, steps: int, folder, title: str,
+        log_every: int = 50, save_every: int = 1000,
+        hooks: tuple[Hook, ...] = (), stride: int = 1):
+  """Runs `state, logs = step(state, batches(i))` for i in 0..steps - 1.
+
+  Resumes from the newest checkpoint in `folder` to the same bits. A signal
+  stops after the current step, with everything saved.
+
+  Args:
+    step: jitted, donates its state; `logs` are scalars, or one number for each
+      of several runs.
+    batches: a pure function of the step.
+    state, memory: pytrees of arrays, as they are at step 0.
+    steps: the total, earlier launches included.
+    folder: where metrics.jsonl, tensorboard/ and checkpoints/ stand.
+    title: names the run on the terminal.
+    log_every: steps between records; each is the mean since the last.
+    save_every: steps between checkpoints.
+    hooks: see Hook.
+    stride: steps that one call of `step` takes; what is logged then has a
+      leading axis of so many, and all that is done every so many steps is a
+      multiple of it. The last call may have fewer to take, see `repeat`.
+
+  Returns:
+    (state, memory, seconds): as they are after the last step taken, and how
+    long it took, launches that a checkpoint continues included.
+
+  Raises:
+    InputError: a log that is not finite; names the step.
+    signals.Interrupted: the user asked to stop.
+  """
+  folder = pathlib.Path(folder)
+  keep = checkpoint.open(folder / 'checkpoints')
+  start, pending, begun = 0, [], time.monotonic()
+  if found := keep.restore({'state': state, 'memory': memory}):
+    start, tree, extra = found
+    pending = extra['pending']
+    begun -= extra['seconds']
+    state, memory = tree['state'], tree['memory']
+    console.say(f'{title}: continues after step {start} of {steps}')
+  metrics_log.truncate(folder, start)
+  writer, ended = metrics_log.writer(folder), _ended(memory)
+  try:
+    with console.progress(title, steps, start) as show:
+      for i in range(start, start if ended else steps, stride):
+        state, out = step(state, batches(i))
+        done = min(i + stride, steps)
+        if stride > 1:
+          out = {name: values[:done - i] for name, values in out.items()}
+        pending.append(out)
+        stop = interrupts.asked()
+        save = stop or (done < steps and due(done, save_every, steps))
+        if save or due(done, log_every, steps):
+          pending = _check(pending, done, stride, folder)
+        if due(done, log_every, steps):
+          _record(pending, done, writer, show)
+          pending = []
+        for hook in hooks:
+          if due(done, hook.every, done if ended else steps):
+            memory = hook.run(done, state, memory, writer)
+            ended = _ended(memory)
+        if ended and pending:
+          _record(_check(pending, done, stride, folder), done, writer, show)
+          pending = []
+        if save:
+          keep.save(done, {'state': state, 'memory': memory},
+                    {'pending': list(pending),
+                     'seconds': time.monotonic() - begun})
+        if stop:
+          keep.wait()
+          raise interrupts.Interrupted(stop)
+        if ended:
+          break
+  finally:
+    writer.close()
+    keep.close()
+  return state, memory, time.monotonic() - begun

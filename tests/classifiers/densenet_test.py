@@ -1,0 +1,167 @@
+"""DenseNet: the paper's parameter counts, and its block in PyTorch."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxaug.classifiers import densenet
+from jaxaug.core import errors, registry, types
+
+CIFAR10 = types.ImageSpec(32, 32, 3, 10)
+
+
+def _build(spec=CIFAR10, **given):
+  return registry.build('classifiers', 'densenet', given, 'x', spec)
+
+
+def _count(spec, **given):
+  made = jax.eval_shape(lambda x: _build(spec, **given).init(
+      jax.random.key(0), x, train=False), jnp.zeros((1, *spec[:3])))
+  return sum(x.size for x in jax.tree.leaves(made['params']))
+
+
+@pytest.mark.parametrize('classes, given, count', [
+    (10, {}, 1_019_722),
+    (100, {}, 1_060_132),
+    (10, {'stem': 24}, 1_059_298),
+    (10, {'depth': 100, 'bottleneck': True, 'reduction': 0.5, 'stem': 24},
+     769_162),
+])
+def test_parameters(classes, given, count):
+  assert _count(CIFAR10._replace(num_classes=classes), **given) == count
+
+
+@pytest.mark.parametrize('given, million', [
+    ({'depth': 100, 'growth': 24}, 27.2),
+    ({'depth': 250, 'growth': 24, 'bottleneck': True, 'reduction': 0.5,
+      'stem': 48}, 15.3)])
+def test_parameters_of_table_2(given, million):
+  count = _count(CIFAR10, **given)
+  assert abs(count / 1e6 - million) <= 0.06
+
+
+@pytest.mark.parametrize('given, key', [
+    ({'depth': 41}, 'depth'), ({'depth': 4}, 'depth'),
+    ({'growth': 0}, 'growth'), ({'reduction': 0.0}, 'reduction'),
+    ({'depth': 43, 'bottleneck': True}, 'depth'),
+    ({'reduction': 1.5}, 'reduction'), ({'dropout': 1.0}, 'dropout')], ids=str)
+def test_refusals(given, key):
+  with pytest.raises(errors.InputError, match=rf'^x\.{key}: ') as e:
+    _build(**given)
+  assert '\n' not in str(e.value)
+
+
+def _torch_net(torch, params, blocks, bottleneck):
+  """The network of the paper, from its figure and table: NCHW, float64."""
+  functional = torch.nn.functional
+  leaves = {jax.tree_util.keystr(path, simple=True, separator='.'):
+            torch.tensor(np.float64(x), requires_grad=True)
+            for path, x in jax.tree.leaves_with_path(params)}
+
+  def conv(x, name, **how):
+    return functional.conv2d(x, leaves[f'{name}.kernel'].permute(3, 2, 0, 1),
+                             **how)
+
+  def norm(x, name):
+    x = functional.batch_norm(x, None, None, leaves[f'{name}.scale'],
+                              leaves[f'{name}.bias'], training=True)
+    return torch.relu(x)
+
+  def forward(x):
+    x = conv(x, 'stem', padding=1)
+    for block in range(3):
+      for i in range(blocks):
+        name, h = f'block_{block}.layer_{i}', x
+        if bottleneck:
+          h = conv(norm(h, f'{name}_reduce'), f'{name}_reduce')
+        h = conv(norm(h, name), name, padding=1)
+        x = torch.cat([x, h], 1)
+      if block < 2:
+        name = f'transition_{block}'
+        x = functional.avg_pool2d(conv(norm(x, name), name), 2)
+    x = norm(x, 'norm').mean((2, 3))
+    return x @ leaves['logits.kernel'] + leaves['logits.bias']
+  return leaves, forward
+
+
+@pytest.mark.parametrize('given', [
+    {'depth': 10, 'growth': 5},
+    {'depth': 10, 'growth': 4, 'bottleneck': True, 'reduction': 0.5}], ids=str)
+def test_logits_and_gradients_are_those_of_torch(given):
+  torch = pytest.importorskip('torch')
+  torch.set_num_threads(1)
+  spec = types.ImageSpec(8, 12, 3, 4)
+  network = _build(spec, **given)
+  rng = np.random.default_rng(0)
+  x = np.float32(rng.uniform(-1, 1, (5, *spec[:3])))
+  weigh = np.float32(rng.normal(size=(5, 4)))
+  variables = network.init(jax.random.key(1), x, train=False)
+
+  def loss(params):
+    logits, _ = network.apply(variables | {'params': params}, x, train=True,
+                              mutable=['batch_stats'])
+    return (logits * weigh).sum(), logits
+  (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+      variables['params'])
+  bottleneck = given.get('bottleneck', False)
+  leaves, forward = _torch_net(torch, variables['params'], 2 - bottleneck,
+                               bottleneck)
+  want = forward(torch.tensor(np.float64(x)).permute(0, 3, 1, 2))
+  np.testing.assert_allclose(logits, want.detach(), atol=1e-5)
+  (want * torch.tensor(np.float64(weigh))).sum().backward()
+  for path, got in jax.tree.leaves_with_path(grads):
+    name = jax.tree_util.keystr(path, simple=True, separator='.')
+    want = leaves[name].grad.numpy()
+    np.testing.assert_allclose(
+        got, want, atol=1e-5 * max(1, np.abs(want).max()), err_msg=name)
+
+
+def test_dropout_takes_the_plain_way_and_drops():
+  network = _build(types.ImageSpec(8, 8, 1, 2), depth=7, growth=4, dropout=0.5)
+  x = jnp.ones((2, 8, 8, 1))
+  variables = network.init(jax.random.key(0), x, train=False)
+  a, b = (network.apply(variables, x, train=True, mutable=['batch_stats'],
+                        rngs={'dropout': jax.random.key(k)})[0] for k in (0, 1))
+  assert not np.array_equal(a, b)
+  np.testing.assert_array_equal(network.apply(variables, x, train=False),
+                                network.apply(variables, x, train=False))
+
+
+def test_norm_is_flax_batch_norm_in_training_and_after():
+  rng = np.random.default_rng(0)
+  norms = densenet.Norm(), nn.BatchNorm(momentum=0.9, epsilon=1e-5)
+  states = [norms[0].init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), True),
+            norms[1].init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), True)]
+  for _ in range(2):
+    x = jnp.asarray(rng.normal(3, 2, (6, 5, 4, 7)), jnp.float32)
+    got, want = (norm.apply(state, x, train, mutable=['batch_stats'])
+                 for norm, state, train in zip(norms, states, (True, False),
+                                               strict=True))
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+    states = [state | new for state, (_, new) in zip(states, (got, want),
+                                                     strict=True)]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5)
+  np.testing.assert_allclose(norms[0].apply(states[0], x, False),
+                             norms[1].apply(states[1], x, True), atol=1e-5)
+
+
+def test_norm_of_a_channel_that_never_changes_is_finite():
+  """A mean of squares less the mean's square rounds below zero."""
+  x = jnp.full((7, 5, 3, 64), 1000.0) + jnp.linspace(0, 1, 64)
+  norm = densenet.Norm()
+  state = norm.init(jax.random.key(0), x, False)
+  got = norm.apply(state, x, True, mutable=['batch_stats'])[0]
+  assert np.isfinite(got).all()
+  mean, var = densenet.moments(jnp.ones((2, 3, 3, 4), jnp.bfloat16))
+  assert mean.dtype == var.dtype == jnp.float32 and not var.any()
+
+
+def test_a_transition_drops_what_its_convolution_gives():
+  part = densenet.Transition(4, 0.5, jnp.float32)
+  x = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
+  state = part.init(jax.random.key(0), x, False)
+  a, b = (part.apply(state, x, True, rngs={'dropout': jax.random.key(k)},
+                     mutable=['batch_stats'])[0] for k in (0, 1))
+  assert not np.array_equal(a, b)

@@ -1,0 +1,170 @@
+"""A pool leaves for other tools and comes back the same, pixel for pixel."""
+import csv
+import errno
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxaug.commands import export
+from jaxaug.core import files
+from jaxaug.data import images
+from jaxaug.data.datasets import folder, npz
+
+NAMES = ('b/c', 'ä d', 'a')
+NAME = 'cgan-0123456789ab'
+FORMATS = 'folder', 'npz'
+
+
+def make(root, names=NAMES, channels=3, per_class=4):
+  """Writes a pool as the pool stage does."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(len(names), dtype=np.int32), per_class)
+  pixels = rng.integers(0, 256, (len(labels), 5, 7, channels), np.uint8)
+  place = files.folder(root, NAME)
+  files.begin(place.partial)
+  files.save_npz(place.partial / 'pool.npz', images=pixels, labels=labels,
+                     batch=np.arange(len(labels), dtype=np.int32) // 5,
+                     row=np.arange(len(labels), dtype=np.int32) % 5)
+  files.finish(place.partial, place.final, {
+      'class_names': list(names), 'generator': 'cgan', 'seed': 7,
+      'generator_key': 'cgan-key', 'digest': images.digest(pixels, labels)})
+  return place.final, pixels, labels
+
+
+def refused(capsys, *args) -> str:
+  assert export.main([str(a) for a in args]) == 2
+  out, err = capsys.readouterr()
+  assert not out and err.count('\n') == 1, err
+  return err
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_folder_comes_back_the_same(tmp_path, channels):
+  pool, pixels, labels = make(tmp_path, channels=channels)
+  out = tmp_path / 'new' / 'out'
+  assert export.main([str(pool), str(out)]) == 0
+  assert sorted(os.listdir(out)) == ['a', 'b_c', 'labels.csv', 'ä d']
+  assert sorted(os.listdir(out / 'a')) == [
+      '000001.png', '000002.png', '000003.png', '000004.png']
+  back = folder.load(path=str(out))
+  assert back.class_names == ('a', 'b_c', 'ä d')  # Sorted, so b/c is 1.
+  order = np.concatenate([np.flatnonzero(labels == k) for k in (2, 0, 1)])
+  np.testing.assert_array_equal(back.train.images, pixels[order])
+  with open(out / 'labels.csv', newline='', encoding='utf-8') as f:
+    rows = list(csv.DictReader(f))
+  assert list(rows[0]) == list(export.COLUMNS)
+  assert [int(r['label']) for r in rows] == labels.tolist()
+  assert [r['class'] for r in rows] == [NAMES[k] for k in labels]
+  assert {r['generator'] for r in rows} == {'cgan-key'}
+  assert [5 * int(r['batch']) + int(r['row']) for r in rows] == list(range(12))
+  for row, image in zip(rows, pixels, strict=True):
+    np.testing.assert_array_equal(images.decode(out / row['file']), image)
+
+
+def test_an_npz_comes_back_the_same(tmp_path):
+  pool, pixels, labels = make(tmp_path)
+  out = tmp_path / 'new' / 'out.npz'
+  assert export.main([str(pool), str(out), '--format', 'npz']) == 0
+  back = npz.load(path=str(out))
+  assert back.class_names == NAMES and back.test is None
+  np.testing.assert_array_equal(back.train.images, pixels)
+  np.testing.assert_array_equal(back.train.labels, labels)
+  with np.load(out) as arrays:
+    assert arrays['x_train'].dtype == np.uint8
+    assert arrays['y_train'].dtype == np.int32
+    assert arrays['generator'] == 'cgan-key' and arrays['seed'] == 7
+    assert len(arrays['batch']) == len(arrays['row']) == len(labels)
+
+
+def test_the_command_takes_a_name_without_its_hash(tmp_path):
+  make(tmp_path / 'pools')
+  done = subprocess.run(
+      [sys.executable, '-m', 'jaxaug.export', tmp_path / 'pools' / 'cgan',
+       tmp_path / 'out', '--format', 'folder'], text=True, capture_output=True,
+      cwd=pathlib.Path(__file__).parents[2])
+  assert done.returncode == 0 and not done.stderr
+  assert done.stdout == f'12 images of cgan-key: {tmp_path / "out"}\n'
+  (tmp_path / 'empty').mkdir()
+  assert export.main([str(tmp_path / 'pools' / 'cgan'),
+                      str(tmp_path / 'empty')]) == 0
+  assert len(os.listdir(tmp_path / 'empty')) == 4
+
+
+def test_export_refuses_what_is_no_pool(tmp_path, capsys):
+  pool, _, _ = make(tmp_path / 'pools')
+  out = tmp_path / 'out'
+  assert 'is no finished pool' in refused(capsys, tmp_path, out)
+  assert "mean 'cgan'?" in refused(capsys, tmp_path / 'pools' / 'gan', out)
+  shutil.copytree(pool, pool.with_name('cgan-aaaaaaaaaaaa'))
+  assert 'several pools' in refused(capsys, tmp_path / 'pools' / 'cgan', out)
+  shutil.copytree(pool, pool.with_name(NAME + '.partial'))
+  (pool.with_name(NAME + '.partial') / 'manifest.json').unlink()
+  assert 'is no finished pool' in refused(
+      capsys, pool.with_name(NAME + '.partial'), out)
+  whole = (pool / 'pool.npz').read_bytes()
+  arrays = files.load_npz(pool / 'pool.npz')
+  files.save_npz(pool / 'pool.npz', **arrays | {
+      'images': 255 - arrays['images']})
+  assert 'is not what was drawn' in refused(capsys, pool, out)
+  (pool / 'pool.npz').write_bytes(whole[:500])
+  assert 'is missing or damaged' in refused(capsys, pool, out)
+  (pool / 'pool.npz').write_bytes(whole)
+  (pool / 'manifest.json').write_text('{')
+  assert 'manifest.json is missing or damaged' in refused(capsys, pool, out)
+  assert not out.exists()
+
+
+def test_export_overwrites_nothing(tmp_path, capsys):
+  pool, _, _ = make(tmp_path)
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'mine.txt').write_text('mine')
+  assert 'is not empty' in refused(capsys, pool, out)
+  assert 'is there already' in refused(capsys, pool, out, '--format', 'npz')
+  assert 'is not empty' in refused(capsys, pool, out / 'mine.txt')
+  assert 'is there already' in refused(capsys, pool, out / 'mine.txt',
+                                       '--format', 'npz')
+  for form in FORMATS:
+    assert 'cannot write' in refused(capsys, pool, out / 'mine.txt' / 'x',
+                                     '--format', form)
+  assert os.listdir(out) == ['mine.txt']
+  assert (out / 'mine.txt').read_text() == 'mine'
+
+
+
+@pytest.mark.parametrize('names', [
+    ('a', ''), ('a', '.'), ('a', '..'), ('a', '.hidden'), ('a/b', 'a_b'),
+    ('a', 'x' * 256)])
+def test_class_names_that_cannot_be_folders(tmp_path, capsys, names):
+  pool, pixels, _ = make(tmp_path, names=names)
+  assert 'npz' in refused(capsys, pool, tmp_path / 'out')
+  assert os.listdir(tmp_path) == [NAME]
+  assert export.main([str(pool), str(tmp_path / 'x.npz'), '--format',
+                      'npz']) == 0
+  back = npz.load(path=str(tmp_path / 'x.npz'))
+  assert back.class_names == names
+  np.testing.assert_array_equal(back.train.images, pixels)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_a_full_disk_leaves_nothing_behind(tmp_path, capsys, monkeypatch,
+                                           form):
+  pool, _, _ = make(tmp_path)
+  calls = []
+
+  def fail(*args, **kw):
+    calls.append(args)
+    if len(calls) > 3 or form == 'npz':
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    return real(*args, **kw)
+  real = images.save_png
+  monkeypatch.setattr(images, 'save_png', fail)
+  monkeypatch.setattr(np, 'savez', fail)
+  assert 'the disk is full' in refused(capsys, pool, tmp_path / 'out',
+                                       '--format', form)
+  assert calls and os.listdir(tmp_path) == [NAME]

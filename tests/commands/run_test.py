@@ -1,0 +1,589 @@
+"""Every mistake is one line and exit code 2, and costs the workdir nothing."""
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch
+from jaxaug.classifiers import resnet
+from jaxaug.core import files, registry
+from jaxaug.training import classifier
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUICK = 'configs/quickstart.py'
+# A set that is made in no time, of 3 classes with 20 images each.
+FAKE = ('--config.data.source=fake', '--config.data.per_class=20',
+        *(f'--config.{block}.batch_size=16'
+          for block in ('generators.cgan', 'classifiers.cnn', 'judge')))
+
+
+pytestmark = pytest.mark.usefixtures('at_the_root')
+
+
+@pytest.fixture
+def workdir(tmp_path) -> pathlib.Path:
+  """A workdir of the study `quickstart` with work in it."""
+  root = tmp_path / 'w'
+  for name in ('data/0123456789ab', 'generate/cgan-0123456789ab.partial',
+               'classify/cnn.real.0-0123456789ab'):
+    (root / name).mkdir(parents=True)
+    (root / name / 'manifest.json').write_text('{}')
+  (root / 'study.json').write_text('{"study": "quickstart"}')
+  for name in ('config.json', 'results.json', 'report.html'):
+    (root / name).write_text('precious')
+  return root
+
+
+def snapshot(root) -> dict:
+  return {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in
+          sorted(root.rglob('*')) if f.is_file() and f.name != '.lock'}
+
+
+def refused(capsys, workdir, *args, config=QUICK) -> str:
+  """Launches, expects the refusal, and returns its one line."""
+  before = snapshot(workdir)
+  status = launch.main([f'--config={config}', f'--workdir={workdir}', *args])
+  err = capsys.readouterr().err
+  assert status == 2, err
+  assert err.startswith('launch.py: ') and err.count('\n') == 1, err
+  after = snapshot(workdir)
+  assert {f: after.get(f) for f in before} == before
+  return err
+
+
+def has(line, *parts):
+  for part in parts:
+    assert part in line, line
+
+
+# ------------------------------------------------------------ the command line
+def test_help_is_quick_and_imports_nothing_heavy():
+  program = ('import sys, launch\n'
+             'try: launch.main(["--help"])\n'
+             'except SystemExit as e: assert e.code == 0\n'
+             'assert not {"jax", "numpy", "tensorflow", "ml_collections",'
+             '            "flax"} & set(sys.modules)\n')
+  begun = time.monotonic()
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, text=True,
+                        capture_output=True)
+  assert time.monotonic() - begun < 2
+  assert done.returncode == 0, done.stderr
+  has(done.stdout, '--config', '--workdir', '--stage', '--dry_run', 'smoke')
+
+
+@pytest.mark.parametrize('override, parts', [
+    ('data.per_clas=5', ('config.data.per_clas:', "mean 'per_class'?")),
+    ('dta.per_class=5', ('config.dta.per_class:', "mean 'data'?")),
+    ('runz=5', ('config.runz:', "mean 'runs'?")),
+    ('collapse.obediense=0', ('config.collapse', "mean 'obedience'?")),
+    ('generators.cgan.stepz=5', ('config.generators.cgan', "mean 'steps'?")),
+    ('generators.gan.steps=5', ('config.generators', "mean 'cgan'?")),
+    ('arms[9].name=x', ("'[9]'", 'config.arms', '[0], [1]')),
+    ('arms[4].replase=0.1', ('config.arms[4]', "mean 'replace'?")),
+    ('runs.deep=1', ("'deep'", 'config.runs', 'it is a value')),
+    ('runs', ('--config.runs', '=VALUE')),
+])
+def test_wrong_keys(capsys, workdir, override, parts):
+  has(refused(capsys, workdir, f'--config.{override}'), *parts)
+
+
+@pytest.mark.parametrize('override, nearest', [
+    ('generators.cgan.model=cgam', 'cgan'),
+    ('classifiers.cnn.model=resnit', 'resnet'),
+    ('judge.model=cnm', 'cnn'),
+    ('data.source=foldr', 'folder'),
+    ('data.source=fashion_mnist_smal', 'fashion_mnist_small'),
+    ('pools.cgan.selector=al', 'all'),
+    ('pools.cgan.generator=cgen', 'cgan'),
+    ('metric=eror', 'error'),
+    ('baseline=reel', 'real'),
+    ('arms[1].augment=standart', 'standard'),
+    ('arms[2].pool=cgam', 'cgan'),
+])
+def test_wrong_names(capsys, workdir, override, nearest):
+  key, _, value = override.partition('=')
+  has(refused(capsys, workdir, f'--config.{override}'),
+      f'config.{key}: ', repr(value), f"Did you mean '{nearest}'?")
+
+
+@pytest.mark.parametrize('override', [
+    'runs=two', 'runs=1.5', 'data.per_class=few', 'arms[4].replace=half',
+    'generators.cgan.steps=1.5', 'classifiers.cnn.learning_rate=fast',
+    'collapse.diversity=half', 'data.val_fraction=x',
+    'data.allow_overlap=maybe', 'seed='])
+def test_wrong_types(capsys, workdir, override):
+  key, _, value = override.partition('=')
+  has(refused(capsys, workdir, f'--config.{override}'), f'config.{key}: ',
+      repr(value))
+
+
+@pytest.mark.parametrize('override, expected', [
+    ('runs=0', 'at least 1'),
+    ('runs=-1', 'at least 1'),
+    ('alpha=0.0', 'more than 0'),
+    ('eval_every=0', 'at least 1'),
+    ('generators.cgan.steps=0', 'at least 1'),
+    ('collapse.obedience=1.0', 'from 0 to below 1'),
+    ('collapse.diversity=-0.1', 'from 0 to below 1'),
+    ('classifiers.cnn.batch_size=0', 'at least 1'),
+    ('pools.cgan.per_class=-1', 'at least 0'),
+    ('arms[1].name=real', 'a name of its own'),
+    ('arms[1].name=a/b', 'without "/"'),
+    ('data.fraction=0.5', 'not both'),
+    ('data.val_fraction=1.0', '[0, 1)'),
+    ('data.per_class=501', 'which has 500; expected a whole number in 1..500'),
+    ('data.imbalance=(50,)', '1 counts for 10 classes'),
+    ('data.classes=(0,)', 'at least 2'),
+    ('arms[4].replace=1.5', 'from 0 to 1'),
+    ('arms[4].replace=-0.5', 'from 0 to 1'),
+    ('arms[2].add=-1.0', '0 or more'),
+    ('generators.cgan.batch_size=401', 'at most 400'),
+    ('classifiers.cnn.batch_size=401', '1 to 400'),
+    ('judge.batch_size=9999', 'the number of training images'),
+    ('generators.cgan.g_norm=instance', 'none, batch'),
+    ('generators.cgan.d_steps=0', 'at least 1'),
+    ('classifiers.cnn.optimizer=adan', "mean 'adam'?"),
+    ('classifiers.cnn.learning_rate=0.0', 'expected'),
+])
+def test_wrong_values(capsys, workdir, override, expected):
+  has(refused(capsys, workdir, f'--config.{override}'),
+      f'config.{override.partition("=")[0].partition("[")[0]}', expected)
+
+
+def test_a_pool_too_small_names_the_class(capsys, workdir):
+  has(refused(capsys, workdir, '--config.pools.cgan.per_class=20'),
+      "config.arms[2]: class 'T-shirt/top' needs 40 synthetic images and the "
+      'pool holds 20', 'config.pools.NAME.per_class of at least 40')
+
+
+def test_none_empties_an_optional_key(tmp_path, capsys):
+  assert not launch.main([f'--config={QUICK}', f'--workdir={tmp_path}',
+                          '--stage=data', '--config.data.per_class=None'])
+  assert '4000 train, 1000 validation' in capsys.readouterr().out
+  has(refused(capsys, tmp_path, '--config.data.val_fraction=None'),
+      "config.data.val_fraction: 'None' is of the wrong type")
+
+
+def test_missing_config_file(capsys, workdir):
+  has(refused(capsys, workdir, config='configs/quikstart.py'),
+      '--config', "'configs/quikstart.py'", "mean 'configs/quickstart.py'?")
+
+
+def test_unknown_variant(capsys, workdir):
+  has(refused(capsys, workdir, config=f'{QUICK}:smoky'), 'smoky', 'smoke')
+
+
+OWN = """
+from configs import common
+def get_config(arg=None):
+  config = common.base()
+  config.name = 'own'
+  config.classifiers.c = common.classifier('cnn', steps=1)
+  config.arms = (common.arm('real'),)
+  {edit}
+  return common.finish(config, arg)
+"""
+
+
+@pytest.mark.parametrize('edit, parts', [
+    ('config.runz = 3', ('runz', "mean 'runs'?")),
+    ('config.data.pth = "x"', ('pth', "mean 'path'?")),
+    ('config.generators.g = common.generator("cgan", steps=1, z_dims=3)',
+     ('config.generators.g.z_dims', "mean 'z_dim'?")),
+    ('config.classifiers.c = common.classifier("cnn", steps=1, hiden=3)',
+     ('config.classifiers.c.hiden', "mean 'hidden'?")),
+    ('config.classifiers.c = common.classifier("cn", steps=1)',
+     ('config.classifiers.c.model', "mean 'cnn'?")),
+    ('config.classifiers = {}', ('config.classifiers', 'at least one')),
+    ('config.arms = ()', ('config.arms', 'at least one arm')),
+    ('config.arms = (common.arm("real", replase=1),)',
+     ('config.arms[0].replase', "mean 'replace'?")),
+    ('config.generators.g = common.generator("cgan", steps=1); '
+     'config.pools.p = common.pool("g", per_class=5, selecter="all")',
+     ('config.pools.p.selecter', "mean 'selector'?")),
+    ('config.generators.g = common.generator("cgan")',
+     ('own.py, line 8: ', "'steps'")),
+    ('config.run.x = 3', ('own.py, line 8: ', 'run')),
+    ('config.runs = "three"', ('own.py, line 8: ', 'runs')),
+    ('config runs', ('own.py', 'line 8')),
+    ('import nothing_like_it', ('own.py, line 8: ', 'nothing_like_it')),
+    ('config.augmentations.a = dict(flp=0.5)',
+     ('config.augmentations.a.flp', "mean 'flip'?")),
+])
+def test_mistakes_in_a_config_file(capsys, tmp_path, edit, parts):
+  (tmp_path / 'w').mkdir()
+  (tmp_path / 'own.py').write_text(OWN.format(edit=edit))
+  has(refused(capsys, tmp_path / 'w', config=tmp_path / 'own.py'), *parts)
+
+
+@pytest.mark.parametrize('change, parts', [
+    ({'classifier': 'b'}, ('.classifier: ', "classifier 'b'", 'one of c')),
+    ({'arm': 'reel'}, ('.arm: ', "arm 'reel'", "mean 'real'?")),
+    ({'metric': 'eror'}, ('.metric: ', "mean 'error'?")),
+    ({'metric': 'minority_accuracy'}, ('.metric: ', 'one of ')),
+    ({'value': 'few'}, (".value: 'few'", 'from 0 to 1')),
+    ({'value': 6.82}, ('.value: 6.82', 'from 0 to 1')),
+    ({'value': -.1, 'metric': 'cross_entropy'}, ('.value: -0.1', '0 or more')),
+    ({'n': 0}, ('.n: 0', 'at least 1')),
+    ({'source': ' '}, (".source: ' '", 'some words')),
+    ({'difference': ''}, (".difference: ''", 'some words')),
+    ({'more': 1}, (': ', 'common.published')),
+], ids=str)
+def test_published_figures_are_refused(capsys, tmp_path, change, parts):
+  (tmp_path / 'w').mkdir()
+  (tmp_path / 'own.py').write_text(OWN.format(edit=(
+      'config.published = (common.published("c", "real", 0.1, source="A", '
+      f'difference="B") | {change},)')))
+  line = refused(capsys, tmp_path / 'w', config=tmp_path / 'own.py')
+  has(line, 'config.published[0]' + parts[0], *parts[1:])
+
+
+def test_overrides_reach_the_config(tmp_path, capsys):
+  status = launch.main([
+      f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data', *FAKE,
+      '--config.runs=3', '--config.arms[4].replace=0.25',
+      '--config.generators.cgan.steps=7', '--config.judge.steps=9',
+      '--config.generators.cgan.g_widths=(8,8)', '--config.data.classes=0,2',
+      '--config.classifiers.cnn.model=resnet',
+      '--config.classifiers.cnn.weight_decay=0.5'])
+  assert status == 0, capsys.readouterr().err
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config['runs'] == 3 and config['data']['per_class'] == 20
+  assert config['arms'][4]['replace'] == 0.25
+  assert config['generators']['cgan']['steps'] == 7
+  assert config['generators']['cgan']['g_widths'] == [8, 8]
+  assert config['judge']['steps'] == 9 and config['judge']['model'] == 'cnn'
+  # A new model drops what only the old one took, and brings its own defaults.
+  block = config['classifiers']['cnn']
+  taken = registry.arguments(resnet.build) | registry.arguments(classifier.make)
+  assert set(block) == {'model', 'steps', 'epochs', 'batch_size', *taken}
+  assert block['weight_decay'] == 0.5 and block['optimizer'] == 'adam'
+  assert len(list((tmp_path / 'data').glob('*/manifest.json'))) == 1
+  assert {f.name for f in tmp_path.iterdir()} == {
+      'data', 'config.json', 'study.json', '.lock'}
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys,
+                                                    monkeypatch):
+  monkeypatch.setenv('COLUMNS', '100')
+  before = {f.name for f in ROOT.iterdir()}
+  status = launch.main([f'--config={QUICK}', f'--workdir={tmp_path / "w"}',
+                        '--dry_run', *FAKE, '--config.generators.cgan.steps=77',
+                        '--config.classifiers.cnn.steps=33'])
+  out = capsys.readouterr().out
+  assert status == 0 and not (tmp_path / 'w').exists()
+  assert {f.name for f in ROOT.iterdir()} == before
+  rows = [line.split('│')[1:-1] for line in out.splitlines() if '│' in line]
+  rows = [tuple(cell.strip() for cell in row) for row in rows]
+  assert ('data', 'fake', '', 'to do') in rows
+  assert ('generate', 'cgan', '77', 'to do') in rows
+  assert ('pool', 'cgan', '', 'to do') in rows
+  for arm in ('real', 'standard', 'add_100', 'standard_add_100', 'replace_50'):
+    assert ('classify', f'cnn.{arm} x 5 runs', '33', 'to do') in rows
+  assert ('report', 'report.html', '', 'to do') in rows
+
+
+def test_dry_run_finds_mistakes_too(capsys, workdir):
+  has(refused(capsys, workdir, '--dry_run', '--config.arms[4].replace=2.0'),
+      'config.arms[4].replace')
+
+
+# ------------------------------------------------------------------- the data
+def folders(root, names=('ant', 'bee'), count=8):
+  rng = np.random.default_rng(0)
+  for name in names:
+    (root / name).mkdir(parents=True)
+    for i in range(count):
+      pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+      Image.fromarray(pixels).save(root / name / f'{i}.png')
+  return root
+
+
+def _empty(root):
+  shutil.rmtree(root)
+  root.mkdir()
+
+
+def _gone(root):
+  shutil.rmtree(root)
+
+
+def _class_without_images(root):
+  shutil.rmtree(root / 'bee')
+  (root / 'bee').mkdir()
+
+
+def _class_with_few(root):
+  for i in range(6):
+    (root / 'bee' / f'{i}.png').unlink()
+
+
+def _corrupt(root):
+  (root / 'bee' / '3.png').write_bytes(b'no image at all')
+
+
+def _truncated(root):
+  file = root / 'bee' / '3.png'
+  file.write_bytes(file.read_bytes()[:90])
+
+
+def _bit16(root):
+  Image.fromarray(np.full((8, 8), 999, np.uint16)).save(root / 'bee' / '3.png')
+
+
+def _other_size(root):
+  Image.new('RGB', (9, 8)).save(root / 'bee' / '3.png')
+
+
+def _twins(root):
+  for name in ('ant', 'bee'):
+    for i in range(1, 8):
+      shutil.copy(root / name / '0.png', root / name / f'{i}.png')
+
+
+def _mode(mode, ending='png'):
+  def spoil(root):
+    Image.new(mode, (8, 8)).save(root / 'bee' / f'3.{ending}')
+  spoil.__name__ = mode
+  return spoil
+
+
+@pytest.mark.parametrize('spoil, parts', [
+    (_gone, ('config.data.path', 'there is no folder')),
+    (_empty, ('config.data.path', 'has no class folders')),
+    (_class_without_images, ('bee', 'holds no image')),
+    (_class_with_few, ('config.data.per_class', "'bee'", 'expected')),
+    (_corrupt, ('bee/3.png', 'damaged, or not a PNG')),
+    (_truncated, ('bee/3.png', 'cannot be decoded')),
+    (_bit16, ('bee/3.png', '16-bit')),
+    (_mode('CMYK', 'jpg'), ('bee/3.jpg', 'CMYK')),
+    (_mode('P'), ('bee/3.png', 'palette')),
+    (_mode('RGBA'), ('bee/3.png', 'alpha')),
+    (_mode('LA'), ('bee/3.png', 'alpha')),
+    (_other_size, ('8x8', '8x9', 'config.data.resize')),
+    (_twins, ('config.data.allow_overlap', 'pixel for pixel')),
+], ids=lambda x: getattr(x, '__name__', ''))
+def test_bad_image_folders(capsys, tmp_path, workdir, spoil, parts):
+  root = folders(tmp_path / 'images')
+  spoil(root)
+  has(refused(capsys, workdir, '--config.data.source=folder',
+              f'--config.data.path={root}', '--config.data.per_class=5'),
+      *parts)
+
+
+def _arrays() -> dict:
+  rng = np.random.default_rng(0)
+  return {'x_train': rng.integers(0, 256, (40, 8, 8, 3), np.uint8),
+          'y_train': np.arange(40) % 2, 'class_names': np.array(['ant', 'bee'])}
+
+
+def _change(key, value):
+  def spoil(arrays):
+    arrays[key] = value(arrays[key]) if callable(value) else value
+  return spoil
+
+
+def _set(index, value, kind=None):
+  def change(array):
+    array = array.astype(kind or array.dtype)
+    array[index] = value
+    return array
+  return change
+
+
+@pytest.mark.parametrize('spoil, parts', [
+    (_change('y_train', _set(3, 2)), ('train labels go from 0 to 2', '0..1')),
+    (_change('y_train', _set(3, -1)), ('train labels go from -1', '0..1')),
+    (_change('y_train', _set(3, 0.5, float)), ('y_train', 'whole numbers')),
+    (_change('x_train', _set((3, 2, 1, 0), np.nan, np.float32)),
+     ('x_train', 'NaN')),
+    (_change('x_train', _set((3, 2, 1, 0), np.inf, np.float32)),
+     ('x_train', 'inf')),
+    (_change('x_train', _set((3, 2, 1, 0), -1, np.int32)), ('from -1',)),
+    (_change('x_train', lambda x: x[:39]), ('40 rows', '39')),
+    (_change('x_train', lambda x: x[..., :2]), ('C 1 or 3',)),
+    (lambda arrays: arrays.pop('x_train'), ('x_train', 'it holds')),
+], ids=lambda x: '')
+def test_bad_npz_files(capsys, tmp_path, workdir, spoil, parts):
+  arrays = _arrays()
+  spoil(arrays)
+  np.savez(tmp_path / 'x.npz', **arrays)
+  line = refused(capsys, workdir, '--config.data.source=npz',
+                 f'--config.data.path={tmp_path / "x.npz"}',
+                 '--config.data.per_class=10')
+  has(line, 'x.npz', *parts)
+
+
+def test_damaged_npz_and_missing_path(capsys, tmp_path, workdir):
+  file = tmp_path / 'x.npz'
+  args = '--config.data.source=npz', f'--config.data.path={file}'
+  has(refused(capsys, workdir, *args), 'there is no such file')
+  np.savez(file, **_arrays())
+  file.write_bytes(file.read_bytes()[:1000])
+  has(refused(capsys, workdir, *args), 'damaged')
+  has(refused(capsys, workdir, '--config.data.source=npz'),
+      'config.data.path', 'missing')
+
+
+def test_key_of_another_source(capsys, workdir):
+  has(refused(capsys, workdir, '--config.data.name=cifar10'),
+      'config.data.name', "'fashion_mnist_small'")
+
+
+# ---------------------------------------------------------------- the workdir
+def test_workdir_of_another_study(capsys, workdir):
+  has(refused(capsys, workdir, config=f'{QUICK}:smoke'), str(workdir),
+      "'quickstart'", "'quickstart_smoke'", '--workdir')
+
+
+def test_workdir_that_is_no_workdir(capsys, tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  has(refused(capsys, tmp_path), str(tmp_path), 'not empty')
+  assert os.listdir(tmp_path) == ['thesis.tex']
+
+
+@pytest.mark.parametrize('place', ['file', 'file/below', '/proc/nothing'])
+def test_workdir_that_cannot_be_written(capsys, tmp_path, place):
+  (tmp_path / 'file').write_text('a file')
+  assert launch.main([f'--config={QUICK}',
+                      f'--workdir={tmp_path / place}']) == 2
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and place in err
+  assert (tmp_path / 'file').read_text() == 'a file'
+
+
+def test_workdir_without_permission(capsys, workdir):
+  if os.geteuid() == 0:
+    pytest.skip('root may write anywhere')
+  workdir.chmod(0o555)
+  try:
+    has(refused(capsys, workdir), str(workdir), 'no permission')
+  finally:
+    workdir.chmod(0o755)
+
+
+@pytest.mark.parametrize('damage', ['{', '[]', '', None])
+def test_damaged_stage_folder(capsys, tmp_path, damage):
+  args = [f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data', *FAKE]
+  assert launch.main(args) == 0
+  folder, = (tmp_path / 'data').iterdir()
+  capsys.readouterr()
+  if damage is None:
+    (folder / 'train_images.npy').write_bytes(b'\x93NUMPY')
+  else:
+    (folder / 'manifest.json').write_text(damage)
+  has(refused(capsys, tmp_path, '--stage=data', *FAKE), str(folder),
+      'damaged; delete this folder' if damage is not None else 'damaged')
+  shutil.rmtree(folder)
+  assert launch.main(args) == 0
+
+
+def test_damaged_study_file(capsys, workdir):
+  (workdir / 'study.json').write_text('{')
+  has(refused(capsys, workdir), 'study.json', 'damaged')
+
+
+@contextlib.contextmanager
+def tiny_disk(place, size):
+  place.mkdir()
+  done = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs',
+                         str(place)], capture_output=True, text=True)
+  if done.returncode:
+    pytest.skip(f'no small disk to fill: {done.stderr.strip()}')
+  try:
+    yield
+  finally:
+    subprocess.run(['umount', str(place)], check=True)
+
+
+def test_full_disk(capsys, tmp_path):
+  if not shutil.which('mount'):
+    pytest.skip('no mount')
+  with tiny_disk(place := tmp_path / 'disk', '1m'):
+    (place / '.kept').write_text('kept')
+    has(refused(capsys, place, '--stage=data'), str(place), 'cannot write',
+        'the disk is full', 'the same command continues')
+    assert not (place / 'data').exists()
+    # With room again, the same command goes on.
+    subprocess.run(['mount', '-o', 'remount,size=50m', str(place)], check=True)
+    assert launch.main([f'--config={QUICK}', f'--workdir={place}',
+                        '--stage=data']) == 0
+
+
+def test_files_that_may_not_grow(capsys, tmp_path):
+  """The same without root: the limit of `ulimit -f`."""
+  (tmp_path / '.kept').write_text('kept')
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    line = refused(capsys, tmp_path, '--stage=data')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  has(line, str(tmp_path), 'cannot write', 'the same command continues')
+  assert launch.main([f'--config={QUICK}', f'--workdir={tmp_path}',
+                      '--stage=data']) == 0
+
+
+def test_another_launch_is_at_work(capsys, workdir):
+  with files.lock(workdir, 'quickstart'):
+    has(refused(capsys, workdir), str(workdir), f'process {os.getpid()}',
+        '--workdir')
+
+
+def test_a_tfds_set_that_is_not_prepared(capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
+  monkeypatch.setenv('JAXAUG_CACHE', str(tmp_path / 'cache'))
+  (tmp_path / 'w').mkdir()
+  has(refused(capsys, tmp_path / 'w', config='configs/fmnist_cgan.py'),
+      "'fashion_mnist'", 'python -m jaxaug.prepare fashion_mnist')
+
+
+def test_a_signal_amid_the_imports_waits_for_their_end():
+  """An extension whose import is cut short fails in odd ways."""
+  program = ('import builtins, os, signal, sys, launch\n'
+             'original = builtins.__import__\n'
+             'def slow(name, *args, **kw):\n'
+             '  if name == "jax":\n'
+             '    builtins.__import__ = original\n'
+             '    os.kill(os.getpid(), signal.SIGTERM)\n'
+             '  return original(name, *args, **kw)\n'
+             'builtins.__import__ = slow\n'
+             'sys.exit(launch.main(["--config=configs/quickstart.py"]))\n')
+  env = {name: value for name, value in os.environ.items()
+         if name != 'JAXAUG_CONVOLUTIONS'}  # The line would name it.
+  done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, text=True,
+                        capture_output=True, env=env)
+  assert done.returncode == 143
+  assert done.stderr.splitlines()[-1] == (
+      'python launch.py --config=configs/quickstart.py')
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_signal_while_the_generator_compiles(tmp_path):
+  """A thread of XLA's is at work then, and must not outlive its Python."""
+  with subprocess.Popen(
+      [sys.executable, 'launch.py', '--config=configs/quickstart.py:smoke',
+       f'--workdir={tmp_path / "w"}'], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cold'),
+                        'JAXAUG_CONVOLUTIONS': 'products'}) as launched:
+    while not launched.stdout.readline().startswith('data: '):
+      assert launched.poll() is None
+    time.sleep(3)
+    launched.send_signal(signal.SIGTERM)
+    _, stderr = launched.communicate(timeout=60)
+  assert launched.returncode == 143
+  assert stderr == (
+      '\nstopped by signal 15; this continues:\nJAXAUG_CONVOLUTIONS=products '
+      'python launch.py --config=configs/quickstart.py:smoke '
+      f'--workdir={tmp_path / "w"}\n')

@@ -1,0 +1,407 @@
+"""Collapse, interpolation and adaptation: what training does beside steps."""
+import functools
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxaug.core import files, interrupts, registry, types
+from jaxaug.data import images, mixing, pixels
+from jaxaug.evaluation import collapse
+from jaxaug.evaluation import features as extraction
+from jaxaug.study import results
+from jaxaug.study.stages import generate
+from jaxaug.training import mesh, metrics_log
+
+DEVICES = mesh.make()
+SPEC = types.ImageSpec(28, 28, 1, 10)
+SHARES = {'obedience': 0.5, 'diversity': 0.5}
+STEPS, EVERY = 20, 2
+
+
+def part(split, rows):
+  return types.Split(*(x[rows] for x in split))
+
+
+@pytest.fixture(scope='module')
+def real():
+  return registry.find('datasets', 'fashion_mnist_small').load()
+
+
+@pytest.fixture(scope='module')
+def eye():
+  return extraction.extractor(registry.find('extractors', 'pixels').build(side=8),
+                     DEVICES)
+
+
+@pytest.fixture(scope='module')
+def train(real):
+  return part(real.train, np.concatenate([
+      np.flatnonzero(real.train.labels == k)[:20] for k in range(10)]))
+
+
+@pytest.fixture(scope='module')
+def validation(real):
+  return part(real.test, slice(0, 300))
+
+
+def looks(eye, validation, train, **given):
+  return generate.curve(eye, validation, 10, train=train, **{
+      'metric': 'fid', 'every': EVERY, 'images': 200, 'collapse': SHARES,
+      **given})
+
+
+# --------------------------------------------------------------- the numbers
+def test_obedience_of_real_images_is_that_of_a_discriminant(
+    eye, real, train, validation):
+  """scikit-learn's linear discriminant, of the same rule."""
+  lda = pytest.importorskip('sklearn.discriminant_analysis')
+  features = extraction.of_array(eye, train.images, {'features'}).features
+  seen = extraction.of_array(eye, validation.images, {'features'}).features
+  theirs = lda.LinearDiscriminantAnalysis(
+      solver='lsqr', shrinkage=0.1, priors=np.full(10, 0.1)).fit(
+          features.astype(np.float64), train.labels)
+  predict = collapse.discriminant(features, train.labels)
+  np.testing.assert_array_equal(predict(seen), theirs.predict(seen))
+  # By the curve itself: the images of each class that it asks for.
+  curve = looks(eye, validation, train)
+  rows = np.concatenate([np.flatnonzero(real.test.labels == k)[:20]
+                         for k in range(10)])
+  order = np.empty(200, int)
+  order[np.argsort(curve.labels, kind='stable')] = rows
+  given = real.test.images[order]
+  drawn = extraction.of_array(eye, given, {'features'}).features
+  _, found = curve.score(given)
+  assert found['obedience'] == pytest.approx(
+      (theirs.predict(drawn) == curve.labels).mean())
+  assert 0.6 < found['obedience'] < 0.9
+  assert curve.watch.real['obedience'] == pytest.approx(np.mean([
+      theirs.score(seen[validation.labels == k],
+                   validation.labels[validation.labels == k])
+      for k in range(10)]))
+  assert curve.watch.floor == {'obedience': 0.1, 'diversity': 0.}
+
+
+def test_diversity_is_that_of_pairwise_distances(eye, real, train, validation):
+  distance = pytest.importorskip('scipy.spatial.distance')
+  curve = looks(eye, validation, train)
+  given = real.test.images[np.random.default_rng(0).permutation(2000)[:200]]
+  drawn, known = (extraction.of_array(eye, x, {'features'}).features.astype(
+      np.float64) for x in (given, train.images))
+  want = np.mean([distance.pdist(drawn[curve.labels == k]).mean() /
+                  distance.pdist(known[train.labels == k]).mean()
+                  for k in range(10)])
+  assert curve.score(given)[1]['diversity'] == pytest.approx(want, rel=1e-9)
+  assert want > 1.2  # All classes are in each.
+
+
+def test_what_real_images_do_not_show_is_not_watched(eye, train, validation):
+  """One class; labels that say nothing; classes of one image; no wish."""
+  one = train._replace(labels=np.zeros_like(train.labels))
+  curve = generate.curve(
+      eye, validation._replace(labels=np.zeros_like(validation.labels)), 1,
+      metric='fid', every=1, images=100, train=one, collapse=SHARES)
+  assert list(curve.watch.real) == ['diversity']
+  rng = np.random.default_rng(0)
+  mixed = validation._replace(labels=rng.permutation(validation.labels))
+  assert list(looks(eye, mixed, train).watch.real) == ['diversity']
+  firsts = np.unique(train.labels, return_index=True)[1]
+  alone = looks(eye, validation, part(train, firsts)).watch
+  assert not alone.real and not alone.shares and alone.measure(None) == {}
+  known, seen = (extraction.of_array(eye, x.images, {'features'}).features
+                 for x in (train, validation))
+  few = collapse.watch(known, train.labels, seen, validation.labels,
+                       np.repeat([0, 1], 20), SHARES)  # Not all are asked for.
+  assert list(few.real) == ['obedience', 'diversity']
+  assert few.floor['obedience'] == 0.1
+  assert looks(eye, validation, train, collapse={
+      'obedience': 0, 'diversity': 0.}).watch is None
+  assert looks(eye, validation, train, every=0) is None
+  assert looks(eye, part(validation, slice(0, 1)), train) is None
+
+
+def test_only_some_training_images_are_looked_at(eye, real, validation,
+                                                 monkeypatch):
+  seen = []
+  of_array = extraction.of_array
+  monkeypatch.setattr(extraction, 'of_array', lambda eye, array, *args: (
+      seen.append(len(array)), of_array(eye, array, *args))[1])
+  looks(eye, validation, real.train)
+  assert seen == [300, 2000] and len(real.train.labels) == 5000
+
+
+# ------------------------------------------------------------------ the rule
+def watch(**shares):
+  return collapse.Watch(None, {'obedience': 0.9, 'diversity': 1.},
+                        {'obedience': 0.1, 'diversity': 0.}, SHARES | shares)
+
+
+@pytest.mark.parametrize('obedience, diversity, shares, stop', [
+    ([.1, .1, .1, .1], [1., .1, .1, .1], {}, None),  # At chance: too early.
+    ([.8, .4, .4], [1., 1., 1.], {}, 2),
+    ([.8, .4, .8, .4], [1., 1., 1., 1.], {}, None),  # Not in a row.
+    ([.8, .45, .45], [1., 1., 1.], {}, 2),  # 0.35 of 0.7 over chance is half.
+    ([.8, .46, .46], [1., 1., 1.], {}, None),
+    ([.48, .11, .11], [1., 1., 1.], {}, None),  # Never half of real images.
+    ([.52, .11, .11], [1., 1., 1.], {}, 2),
+    ([.8, .4, .4], [1., 1., 1.], {'obedience': 0}, None),
+    ([.8, .05, .05], [1., 1., 1.], {'obedience': 0}, None),
+    ([.8, .4, .4], [1., 1., 1.], {'obedience': .3}, None),
+    ([.8, .8, .8, .8], [.8, .5, .39, .39], {}, 3),
+    ([.8, .8, .8], [.45, .1, .1], {}, None),
+    ([.9, .9, .9], [2., .6, .6], {}, None),  # More than real is no height.
+    ([1., .51, .51], [1., 1., 1.], {}, None),
+    ([.1, .9, .9, .9], [1., .7, .4, .4], {}, None),  # Of what obeys nothing.
+    ([.1, .9, .9, .9], [1., .7, .3, .3], {}, 3),
+    ([.8, .4, .8, .8], [1., 1., .4, .4], {}, 3),
+])
+def test_rule(obedience, diversity, shares, stop):
+  made = watch(**shares)
+  memory, found = collapse.start(made), None
+  for i, (a, b) in enumerate(zip(obedience, diversity, strict=True)):
+    # A hair lower, so that halves are below halves.
+    memory = collapse.follow(made, memory, {'obedience': a - 1e-4,
+                                            'diversity': b - 1e-4})
+    if collapse.cause(memory) and found is None:
+      found = i
+  assert found == stop
+
+
+# ------------------------------------------------------------- the training
+def model(real, fails='', at=10):
+  """Shows real images of the class, under ever less noise; from step `at` on
+  it `fails`: 'constant', 'twins' (one image a class) or 'deaf' to labels."""
+  bank = jnp.asarray(real.train.images / 127.5 - 1, jnp.float32)
+  rows = jnp.stack([np.flatnonzero(real.train.labels == k)[100:300]
+                    for k in range(10)])
+  def sample(variables, key, labels, given=None):
+    keys = jax.random.split(key, 3)
+    late = variables['step'] > at
+    early = variables['step'] < 5
+    deaf = early | (late if fails == 'deaf' else False)
+    asked = jnp.where(deaf, jax.random.permutation(keys[0], labels), labels)
+    pick = jax.random.randint(keys[1], labels.shape, 0, 200)
+    pick = jnp.where(late, 0, pick) if fails in ('constant', 'twins') else pick
+    asked = jnp.where(late, 0, asked) if fails == 'constant' else asked
+    noise = jax.random.uniform(keys[2], (len(labels), 28, 28, 1), minval=-1)
+    share = 0.5 * jnp.exp(-variables['step'] / 5)
+    share = jnp.where(late & (fails in ('constant', 'twins')), 0, share)
+    return bank[rows[asked, pick]] * (1 - share) + noise * share
+  def step(state, batch, key):
+    return {'step': state['step'] + 1}, {'g_loss': state['step']}
+  return types.GenerativeModel(
+      lambda key: {'step': jnp.float32(0)}, step, lambda state: state, sample,
+      lambda state: {'g': 1})
+
+
+def trained(folder, made, train, curve=None, **given):
+  return generate.run(
+      folder, name='g', spec=SPEC, train=train, train_digest='', model=made,
+      seed=0, devices=DEVICES, curve=curve, **{
+          'steps': STEPS, 'batch_size': 8, 'log_every': 3, 'save_every': 4,
+          'sample_every': STEPS, **given})
+
+
+@pytest.fixture(scope='module')
+def curve(eye, validation, train):
+  return looks(eye, validation, train)
+
+
+@pytest.mark.parametrize('fails, number', [
+    ('', None), ('constant', 'obedience'), ('twins', 'diversity'),
+    ('deaf', 'obedience')])
+def test_collapse_ends_a_training_with_the_best_kept(
+    tmp_path, real, train, curve, fails, number):
+  made, folder = model(real, fails), files.folder(tmp_path, 'g')
+  found = trained(folder, made, train, curve)
+  records = metrics_log.read(folder.final)
+  steps = [r['step'] for r in records if curve.name in r]
+  obeyed = [r['obedience_pixels'] for r in records if curve.name in r]
+  assert max(obeyed[:2]) < 0.2 < 0.5 < min(obeyed[2:5])  # Chance, then not.
+  if not number:
+    assert found['collapsed_at'] is found['collapsed'] is None
+    assert steps[-1] == STEPS and collapse.words(found) == ''
+    return
+  assert found['collapsed_at'] == steps[-1] == 14  # The second look after 10.
+  assert found['collapsed']['number'] == number
+  assert found['chosen_step'] == 10 and generate.read(folder, made) == {
+      'step': 10}
+  # The loop ended as after a last step: a record and a grid.
+  assert [r['step'] for r in records if 'g_loss' in r] == [3, 6, 9, 12, 14]
+  assert records[-1]['g_loss'] == np.mean([12, 13])
+  assert [f.name for f in (folder.final / 'samples').iterdir()] == [
+      'step_000014.png']
+  entry = results.generator(folder, 'model')
+  assert [entry[k] for k in ('steps', 'collapsed_at', 'chosen_step')] == [
+      STEPS, 14, 10]
+  last = entry['choice'][-1][f'{number}_pixels']
+  assert entry['collapsed']['now'] == np.float32(last)
+  assert entry['collapsed']['best'] == np.float32(max(
+      point[f'{number}_pixels'] for point in entry['choice'][2:]))
+  words = {'obedience': 'label obedience fell to', 'diversity':
+           'diversity fell to 0.0 % from'}[number]
+  assert collapse.words(found).startswith(f'stopped at step 14: {words}')
+  assert collapse.words(found).endswith('the weights of step 10 are used')
+
+
+def whole(folder):
+  """All that must be equal; the manifest without its times and places."""
+  kept = {k: v for k, v in files.manifest(folder.final).items()
+          if k != 'seconds'}
+  arrays = files.load_npz(folder.final / 'variables.npz')
+  return (json.dumps(kept), {k: v.tobytes() for k, v in arrays.items()},
+          (folder.final / 'metrics.jsonl').read_bytes())
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory, real, train, curve):
+  folder = files.folder(tmp_path_factory.mktemp('g'), 'g')
+  made = model(real, 'deaf')
+  trained(folder, made, train, curve)
+  return made, whole(folder)
+
+
+@pytest.mark.parametrize('look', range(1, 8))
+def test_a_kill_at_any_look_changes_no_bit(tmp_path, train, curve, undisturbed,
+                                           look):
+  made, want = undisturbed
+  folder, left = files.folder(tmp_path, 'g'), [look]
+  def score(drawn):
+    left[0] -= 1
+    if not left[0]:
+      raise KeyboardInterrupt
+    return curve.score(drawn)
+  with pytest.raises(KeyboardInterrupt):
+    trained(folder, made, train, curve._replace(score=score))
+  trained(folder, made, train, curve)
+  assert whole(folder) == want
+
+
+@pytest.mark.parametrize('how', ['signal', 'kill', 'saved'])
+def test_nothing_is_trained_after_the_stop(tmp_path, train, curve, undisturbed,
+                                           monkeypatch, how):
+  """Asked to stop in that very step; killed before the manifest, with a
+  checkpoint of that step or of one before it."""
+  made, want = undisturbed
+  folder = files.folder(tmp_path, 'g')
+  given = {'save_every': 7} if how == 'saved' else {}
+  with monkeypatch.context() as patch:
+    def kill(*args):
+      raise KeyboardInterrupt
+    if how == 'signal':
+      calls = iter(range(1, STEPS))
+      patch.setattr(interrupts, 'asked', lambda: signal.SIGTERM if (
+          next(calls) == 14) else None)
+    else:
+      patch.setattr(generate.checkpoint, 'write_tree', kill)
+    with pytest.raises((KeyboardInterrupt, interrupts.Interrupted)):
+      trained(folder, made, train, curve, **given)
+  begun, batch = [], mixing.batch
+  monkeypatch.setattr(mixing, 'batch', lambda plan, i: (
+      begun.append(i), batch(plan, i))[1])
+  trained(folder, made, train, curve, **given)
+  assert begun == ([12, 13] if how == 'kill' else [])
+  assert whole(folder) == want
+
+
+def test_several_steps_a_call_stop_at_the_same_look(tmp_path, train, curve,
+                                                    undisturbed):
+  made, want = undisturbed
+  folder = files.folder(tmp_path, 'g')
+  found = trained(folder, made, train, curve, stride=2, log_every=2)
+  assert found['collapsed_at'] == 14
+  arrays = files.load_npz(folder.final / 'variables.npz')
+  assert {k: v.tobytes() for k, v in arrays.items()} == want[1]
+
+
+# --------------------------------------------------- interpolation, adaptation
+def _wave(noise):
+  """A model whose images show their noise: the first pixels are z / 4."""
+  def decode(variables, z, labels):
+    # Of the whole batch too, as batch norm with the batch's statistics is.
+    flat = jnp.zeros((len(labels), 784)).at[:, :6].set(z / 4)
+    flat = flat.at[:, 6].set(labels / 10).at[:, 7].set(labels.mean() / 10)
+    return flat.reshape(-1, 28, 28, 1) * variables['gain']
+  def sample(variables, key, labels, given=None):
+    return decode(variables, jax.random.normal(key, (len(labels), 6)), labels)
+  return types.GenerativeModel(
+      lambda key: {'gain': jnp.float32(1)},
+      lambda state, batch, key: (state, {'loss': state['gain']}),
+      lambda state: state, sample, lambda state: {'g': 1}, decode=decode,
+      z_dim=6, noise=noise)
+
+
+@pytest.mark.parametrize('noise', ['normal', 'uniform'])
+def test_interpolation(tmp_path, train, noise):
+  made, folder = _wave(noise), files.folder(tmp_path, 'g')
+  trained(folder, made, train, steps=1)
+  grid = images.decode(folder.final / 'interpolation.png')
+  assert grid.shape == (10 * 30 + 2, 10 * 30 + 2, 1)
+  cells = np.stack([grid[2 + 30 * row:30 + 30 * row, 2 + 30 * column:
+                         30 + 30 * column] for row in range(10)
+                    for column in range(10)]).reshape(10, 10, 784)
+  z = (cells[..., :6] / 127.5 - 1) * 4
+  assert np.ptp(z, 0).max() == 0  # The same in every row.
+  np.testing.assert_allclose(cells[:, 0, 6] / 127.5 - 1, np.arange(10) / 10,
+                             atol=1 / 127)
+  assert (cells[..., 7] == cells[0, 0, 7]).all()  # All classes in one batch.
+  assert cells[0, 0, 7] == pixels.to_uint8(np.float32(0.45))
+  key = jax.random.fold_in(jax.random.split(jax.random.key(0), 3)[2], 2)
+  first, last = (jax.random.normal(key, (2, 6)) if noise == 'normal' else
+                 jax.random.uniform(key, (2, 6), minval=-1))
+  labels = np.repeat(np.arange(10), 10)
+  for column, end in ((0, first), (9, last)):
+    want = pixels.to_uint8(made.decode(
+        {'gain': 1}, jnp.tile(end, (100, 1)), labels))
+    np.testing.assert_array_equal(cells[:, column], want.reshape(
+        10, 10, 784)[:, 0])
+  steps = np.linspace(0, 1, 10)[:, None]
+  if noise == 'uniform':
+    want = first + steps * (last - first)
+    assert np.abs(z).max() <= 1.02
+  else:  # Weights whose squares sum to 1 keep normal noise normal.
+    want = np.cos(steps * np.pi / 2) * first + np.sin(
+        steps * np.pi / 2) * last
+  np.testing.assert_allclose(z[0], want, atol=4 / 127)
+
+
+def test_no_latent_space_no_interpolation(tmp_path, real, train):
+  folder = files.folder(tmp_path, 'g')
+  trained(folder, model(real), train, steps=1)
+  assert not (folder.final / 'interpolation.png').exists()
+
+
+def test_a_model_adapts_once_to_the_whole_training_split(tmp_path, train):
+  """Also when it is resumed: what it took is in the checkpoint."""
+  made, calls = _wave('normal'), []
+  def adapt(state, pixels):
+    calls.append(pixels.shape)
+    assert pixels.dtype == jnp.uint8
+    return {'gain': state['gain'] + pixels.astype(jnp.float32).mean() / 255}
+  def step(state, batch, key):
+    return {'gain': state['gain'] * 1.01}, {'loss': state['gain']}
+  made = made._replace(adapt=adapt, step=step)
+  run = functools.partial(trained, made=made, train=train, steps=6)
+  folders = [files.folder(tmp_path, name) for name in 'ab']
+  run(folders[0])
+  assert calls == [train.images.shape]
+  gain = np.float32(1) + np.float32(train.images.mean() / 255)
+  first = metrics_log.read(folders[0].final)[0]
+  assert first['loss'] == pytest.approx(
+      np.mean([gain * 1.01**i for i in range(3)]), rel=1e-6)
+  calls_left = [5]
+  def show(*args):
+    calls_left[0] -= 1
+    if not calls_left[0]:
+      raise KeyboardInterrupt
+    return batch(*args)
+  batch = mixing.batch
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(mixing, 'batch', show)
+    with pytest.raises(KeyboardInterrupt):
+      run(folders[1])
+  run(folders[1])
+  assert whole(folders[1]) == whole(folders[0])

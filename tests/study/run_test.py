@@ -1,0 +1,341 @@
+"""A study ends in the same numbers, whatever happens to it on the way."""
+import json
+import os
+import pathlib
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import launch
+from jaxaug.training import mesh, metrics_log
+
+ROOT = pathlib.Path(__file__).parents[2]
+# The quickstart, made tiny: every stage in a second or two.
+TINY = ['--config=configs/quickstart.py', *(f'--config.{change}' for change in (
+    'data.source=fake', 'data.per_class=20', 'runs=2', 'log_every=4',
+    'save_every=6', 'sample_every=10', 'eval_every=5', 'curve.every=6',
+    'curve.images=100', 'evaluation.extractor=pixels',
+    'generators.cgan.steps=24', 'generators.cgan.batch_size=16',
+    'generators.cgan.z_dim=8', 'generators.cgan.g_widths=(8,8,8)',
+    'generators.cgan.d_widths=(8,8,8)', 'pools.cgan.per_class=16',
+    'pools.cgan.batch_size=24', 'classifiers.cnn.steps=20',
+    'classifiers.cnn.batch_size=16', 'classifiers.cnn.widths=(4,8)',
+    'classifiers.cnn.hidden=8', 'judge.steps=12', 'judge.batch_size=16',
+    'judge.widths=(4,8)', 'judge.hidden=8'))]
+# Launches, and gets a signal before it touches its n-th file of a kind; counts
+# the files where n is 0.
+HOOKED = """
+import collections, json, os, re, sys
+import launch
+pattern, at, signum, counts = sys.argv[1:5]
+seen, left = collections.Counter(), [int(at)]
+def hook(event, args):
+  if event not in ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir'):
+    return
+  for kind in pattern.split('|'):
+    if re.search(kind, str(args[0])):
+      seen[kind] += 1
+      left[0] -= 1
+      if left[0] == 0:
+        os.kill(os.getpid(), int(signum))
+sys.addaudithook(hook)
+status = launch.main(sys.argv[5:])
+if counts:
+  with open(counts, 'w') as f:
+    json.dump(seen, f)
+sys.exit(status)
+"""
+# Parts of a study by the files that they touch.
+TRAINING = 'generate/.*/checkpoints/'
+POOL = 'pools/.*partial'
+CLASSIFYING = 'classify/.*/checkpoints/'
+CLASSIFY = 'classify/'
+EVALUATE = 'evaluate/'
+VARYING = {'seconds', 'created', 'stamp', 'command', 'stages'}
+
+
+def hooked(workdir, pattern, at=0, signum=signal.SIGKILL, counts=''):
+  return subprocess.run(
+      [sys.executable, '-c', HOOKED, pattern, str(at), str(int(signum)),
+       str(counts), *TINY, f'--workdir={workdir}'], cwd=ROOT, text=True,
+      capture_output=True)
+
+
+def numbers(value):
+  """What must be equal in two results."""
+  if isinstance(value, dict):
+    return {k: numbers(v) for k, v in value.items() if k not in VARYING}
+  return [numbers(v) for v in value] if isinstance(value, list) else value
+
+
+def results(workdir) -> dict:
+  return numbers(json.loads((workdir / 'results.json').read_text()))
+
+
+def stages(workdir) -> list[pathlib.Path]:
+  """The folders of all stages, finished or not."""
+  return sorted(f for stage in workdir.iterdir() if stage.is_dir()
+                for f in stage.iterdir())
+
+
+def snapshot(workdir) -> dict:
+  return {f: f.stat().st_mtime_ns for f in sorted(workdir.rglob('*'))
+          if f.name not in ('.lock', 'config.json')}
+
+
+def same(one, two):
+  """Two finished workdirs hold the same."""
+  assert results(one) == results(two)
+  names = [f.relative_to(one) for f in stages(one)]
+  assert names == [f.relative_to(two) for f in stages(two)]
+  for name in names:
+    assert name.suffix != '.partial'
+    assert metrics_log.read(one / name) == metrics_log.read(two / name)
+    for file in (one / name).glob('*.np[yz]'):
+      assert not (one / name / 'checkpoints').exists()
+      a, b = np.load(file), np.load(two / name / file.name)
+      for key in a.files if file.suffix == '.npz' else [()]:
+        np.testing.assert_array_equal(a[key], b[key], strict=True)
+
+
+pytestmark = pytest.mark.usefixtures('at_the_root')
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+  """A finished workdir, and how often each part touched its files."""
+  root = tmp_path_factory.mktemp('undisturbed')
+  kinds = '|'.join((TRAINING, POOL, CLASSIFYING, CLASSIFY, EVALUATE))
+  done = hooked(root / 'w', kinds, counts=root / 'counts.json')
+  assert done.returncode == 0, done.stderr
+  assert not done.stderr
+  return root / 'w', json.loads((root / 'counts.json').read_text())
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+  """A copy of it that a test may change."""
+  return shutil.copytree(undisturbed[0], tmp_path / 'w')
+
+
+def refused(capsys, workdir, *args) -> str:
+  status = launch.main([*TINY, f'--workdir={workdir}', *args])
+  err = capsys.readouterr().err
+  assert status == 2 and err.count('\n') == 1, err
+  return err
+
+
+def test_the_workdir_of_a_finished_study(undisturbed):
+  workdir, _ = undisturbed
+  found = json.loads((workdir / 'results.json').read_text())
+  assert found['study'] == 'quickstart'
+  arms = found['classifiers']['cnn']['arms']
+  assert list(arms) == ['real', 'standard', 'add_100', 'standard_add_100',
+                        'replace_50']
+  assert [a['real'] for a in arms.values()] == [48, 48, 48, 48, 24]
+  assert [a['synthetic'] for a in arms.values()] == [0, 0, 48, 48, 24]
+  assert arms['real']['verdict'] == 'baseline'
+  assert all(len(a['values']) == 2 for a in arms.values())
+  assert 0 <= found['pools']['cgan']['obedience']['mean'] <= 1
+  generator = found['generators']['cgan']
+  assert generator['collapsed_at'] is generator['collapsed'] is None
+  made, = (workdir / 'generate').iterdir()
+  assert (made / 'interpolation.png').exists()
+  assert 'From one noise to another' in (workdir / 'report.html').read_text()
+  assert (workdir / 'report.html').stat().st_size > 10_000
+  kinds = [f.parent.name for f in stages(workdir)]
+  assert {k: kinds.count(k) for k in ('data', 'generate', 'pools',
+                                      'classify')} == {
+      'data': 1, 'generate': 1, 'pools': 1, 'classify': 11}
+  assert all((f / 'manifest.json').exists() for f in stages(workdir))
+
+
+def test_logs_can_be_read_with_the_stock_reader(undisturbed):
+  from tensorboard.backend.event_processing import event_accumulator
+  generator, = (undisturbed[0] / 'generate').iterdir()
+  looks = [r['step'] for r in metrics_log.read(generator) if 'fd_pixels' in r]
+  assert looks == [6, 12, 18, 24]
+  records = [r for r in metrics_log.read(generator) if 'fd_pixels' not in r]
+  assert [r['step'] for r in records] == [4, 8, 12, 16, 20, 24]
+  found = event_accumulator.EventAccumulator(str(generator / 'tensorboard'))
+  found.Reload()
+  assert {'d_loss', 'g_loss', 'fd_pixels'} <= set(found.Tags()['scalars'])
+  assert [e.value for e in found.Scalars('d_loss')] == pytest.approx(
+      [r['d_loss'] for r in records])
+  assert [e.step for e in found.Images('samples/cgan')] == [10, 20, 24]
+  assert len(list((generator / 'samples').glob('*.png'))) == 3
+
+
+def test_a_second_launch_recomputes_nothing(undisturbed, capsys, monkeypatch):
+  workdir, _ = undisturbed
+  before, begun = snapshot(workdir), time.monotonic()
+  done = subprocess.run([sys.executable, 'launch.py', *TINY,
+                         f'--workdir={workdir}'], text=True,
+                        capture_output=True)
+  assert done.returncode == 0 and not done.stderr
+  assert time.monotonic() - begun < 20
+  assert snapshot(workdir) == before
+  assert 'Verdicts of quickstart' in done.stdout
+  assert str(workdir / 'report.html') in done.stdout.replace('\n', '')
+  monkeypatch.setenv('COLUMNS', '100')
+  assert launch.main([*TINY, f'--workdir={workdir}', '--dry_run']) == 0
+  out = capsys.readouterr().out
+  assert 'to do' not in out and out.count('done') >= 10
+  assert snapshot(workdir) == before
+
+
+def kill_and_finish(undisturbed, workdir, moments):
+  """Kills the same command at each moment, then lets it end."""
+  said = []
+  for kind, at in moments:
+    done = hooked(workdir, kind, at)
+    assert done.returncode == -signal.SIGKILL, (kind, at, done.stderr)
+    said.append(done.stdout)
+  done = hooked(workdir, '$none')
+  assert done.returncode == 0, done.stderr
+  same(undisturbed, workdir)
+  return ''.join([*said, done.stdout])
+
+
+def test_kills_leave_no_trace(undisturbed, tmp_path):
+  whole, counts = undisturbed
+  draw = random.Random(1)
+  said = kill_and_finish(whole, tmp_path / 'w', [
+      # In training, at or after the second checkpoint, so that it resumes.
+      (TRAINING, draw.randint(counts[TRAINING] // 2, counts[TRAINING])),
+      (POOL, draw.randint(1, counts[POOL])),
+      (CLASSIFYING, draw.randint(1, counts[CLASSIFYING] // 2)),
+      (CLASSIFY, draw.randint(1, counts[CLASSIFY] // 3)),
+      (EVALUATE, draw.randint(1, counts[EVALUATE]))])
+  assert re.search(r'generate cgan: continues after step (6|12|18) of 24', said)
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(undisturbed, tmp_path):
+  whole, counts = undisturbed
+  draw = random.Random(2)
+  kill_and_finish(whole, tmp_path / 'w', [
+      (kind, draw.randint(1, counts[kind] // parts)) for kind, parts in (
+          (TRAINING, 2), (TRAINING, 3), (TRAINING, 4), (POOL, 1), (POOL, 1),
+          (CLASSIFY, 4), (CLASSIFYING, 4), (CLASSIFY, 4), (CLASSIFYING, 8),
+          (EVALUATE, 1))])
+
+
+def damage(checkpoints):
+  for file in checkpoints.rglob('*'):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:-1][:20])
+
+
+def test_signals_and_damage(undisturbed, tmp_path, capsys):
+  """SIGTERM in the generator, then damage, then Ctrl-C and a rival."""
+  workdir = tmp_path / 'w'
+  at = undisturbed[1][TRAINING] // 2
+  done = hooked(workdir, TRAINING, at, signal.SIGTERM)
+  assert done.returncode == 143
+  line = done.stderr.splitlines()[-1]
+  chosen = [f'{name}={value}' for name, value in os.environ.items()
+            if name == 'JAXAUG_CONVOLUTIONS']
+  words = ['launch.py', *TINY, f'--workdir={workdir}']
+  assert shlex.split(line) == [*chosen, 'python', *words]
+  partial, = (workdir / 'generate').glob('*.partial')
+  steps = sorted(int(f.name) for f in (partial / 'checkpoints').iterdir())
+  assert len(steps) == 2 and steps[-1] < 24
+
+  # All checkpoints damaged: one line, and they stay for whoever can mend them.
+  shutil.copytree(workdir, tmp_path / 'damaged')
+  broken = tmp_path / 'damaged' / partial.relative_to(workdir) / 'checkpoints'
+  damage(broken)
+  before = snapshot(tmp_path / 'damaged')
+  assert f'{broken}: no checkpoint here can be read' in refused(
+      capsys, tmp_path / 'damaged')
+  after = snapshot(tmp_path / 'damaged')
+  assert {f: t for f, t in after.items() if f in before and f.is_file()
+          and 'checkpoints' in f.parts} == {
+      f: t for f, t in before.items() if f.is_file()
+      and 'checkpoints' in f.parts}
+
+  # The newest damaged: the one before serves. Then Ctrl-C.
+  damage(partial / 'checkpoints' / str(steps[-1]))
+  with subprocess.Popen(
+      [sys.executable, *words], text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+    while first.poll() is None and not list((workdir / 'classify').glob('*')):
+      time.sleep(0.01)
+    # Two launches at once: the second leaves the first alone.
+    assert f'another launch (process {first.pid})' in refused(capsys, workdir)
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate()
+  assert first.returncode == 130, err
+  assert err.splitlines()[-1] == line
+  assert f'going back to step {steps[0]}' in out
+  assert f'generate cgan: continues after step {steps[0]} of 24' in out
+  assert launch.main([*TINY, f'--workdir={workdir}']) == 0
+  same(undisturbed[0], workdir)
+
+
+def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished,
+                                                  monkeypatch):
+  before = snapshot(finished)
+  with monkeypatch.context() as patch:
+    patch.setattr(mesh, 'describe', lambda _: 'another device')
+    assert launch.main([*TINY, f'--workdir={finished}',
+                        '--config.arms[4].replace=0.25']) == 0
+  after = snapshot(finished)
+  assert {f for f in before if f.is_file() and after[f] != before[f]} == {
+      finished / 'results.json', finished / 'report.html'}
+  new = {f.parent.name + '/' + f.name.rpartition('-')[0]
+         for f in set(stages(finished)) - {finished / f.relative_to(
+             undisturbed[0]) for f in stages(undisturbed[0])}}
+  assert new == {'classify/cnn.replace_50.0', 'classify/cnn.replace_50.1',
+                 'evaluate/'}
+  old, now = results(undisturbed[0]), results(finished)
+  assert old['devices'].startswith('1 x cpu, convolutions: ')
+  assert now['devices'] == f'{old["devices"]} and another device'
+  for arm, row in now['classifiers']['cnn']['arms'].items():
+    was = old['classifiers']['cnn']['arms'][arm]
+    assert (row['values'] == was['values']) or arm == 'replace_50'
+  assert now['classifiers']['cnn']['arms']['replace_50']['synthetic'] == 12
+  # And back: all of it is still there.
+  assert launch.main([*TINY, f'--workdir={finished}']) == 0
+  assert results(finished) == old
+
+
+def test_a_loss_that_is_not_finite(finished, capsys):
+  before = snapshot(finished)
+  line = refused(capsys, finished, '--config.save_every=1',
+                 '--config.classifiers.cnn.learning_rate=1e30')
+  found = re.search(r'step (\d+): train_loss is (nan|inf); stopped', line)
+  assert found, line
+  partial, = (finished / 'classify').glob('cnn.real.0-*.partial')
+  assert str(partial / 'checkpoints') in line
+  kept = [int(f.name) for f in (partial / 'checkpoints').iterdir()]
+  assert max(kept) == int(found[1]) - 1
+  after = snapshot(finished)
+  assert all(after[f] == before[f] for f in before if f.is_file())
+
+
+def test_a_disk_that_fills_in_training(undisturbed, tmp_path, capsys):
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  if not shutil.which('mount') or subprocess.run(
+      ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)],
+      capture_output=True).returncode:
+    pytest.skip('cannot mount a small disk to fill; that needs root')
+  try:
+    line = refused(capsys, disk)
+    assert str(disk / 'generate') in line and 'the disk is full' in line
+    # With room again, the same command goes on to the same end.
+    subprocess.run(['mount', '-o', 'remount,size=50m', str(disk)], check=True)
+    assert launch.main([*TINY, f'--workdir={disk}']) == 0
+    same(undisturbed[0], disk)
+  finally:
+    subprocess.run(['umount', str(disk)], check=True)

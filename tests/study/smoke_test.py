@@ -1,0 +1,63 @@
+"""Every config runs to its report."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import launch
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
+                 if f.stem not in ('common', 'recipes', '__init__'))
+
+# Thirty trainings; two generators of kinds that others have as well.
+LONG = 'cifar_classifiers', 'fmnist_generators'
+
+pytestmark = pytest.mark.usefixtures('at_the_root')
+
+
+def study(workdir, config, *overrides, alone=True) -> dict:
+  """Launches a study to its end and returns its results.
+
+  `alone`, in a process of its own, it compiles at a lower level, in half the
+  time.
+  """
+  line = [f'--config={config}', f'--workdir={workdir}',
+          *(f'--config.{override}' for override in overrides)]
+  if alone:
+    flags = os.environ.get('XLA_FLAGS', '')
+    subprocess.run(
+        [sys.executable, 'launch.py', *line], check=True, env=os.environ | {
+            'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'})
+  else:
+    assert launch.main(line) == 0
+  page = (workdir / 'report.html').read_text()
+  assert 'verdict' in page.lower()
+  assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', page)
+  results = json.loads((workdir / 'results.json').read_text())
+  for name, classifier in results['classifiers'].items():
+    assert set(classifier['arms']) == {
+        arm['name'] for arm in results['config']['arms']}, name
+    for arm in classifier['arms'].values():
+      assert len(arm['values']) == results['config']['runs']
+      assert np.isfinite(arm['values']).all()
+  return results
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
+    for name in CONFIGS])
+def test_every_config_runs_to_its_report(tmp_path, name):
+  results = study(tmp_path, f'configs/{name}.py:smoke')
+  assert results['study'].endswith('_smoke')
+  assert results['config']['runs'] == 2
+  published = results['config']['published']
+  assert [f['arm'] for f in results['published']] == [
+      f['arm'] for f in published]
+  page = (tmp_path / 'report.html').read_text()
+  assert ('Published figures' in page) == bool(published)

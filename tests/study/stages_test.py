@@ -1,0 +1,171 @@
+"""What a stage does that no smaller part can show."""
+import math
+
+import numpy as np
+import pytest
+
+from jaxaug.core import errors, files, registry
+from jaxaug.data import images
+from jaxaug.study import results
+from jaxaug.study.stages import data
+from jaxaug.training import metrics_log
+
+
+@pytest.mark.parametrize('crop, resize', [(48, 32), (32, 48), (None, 24),
+                                          (40, None)])
+def test_crop_and_resize_happen_once(tmp_path, crop, resize):
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+  labels = np.arange(40) % 2
+  np.savez(tmp_path / 'a.npz', x_train=pixels, y_train=labels)
+  folder = files.folder(tmp_path / 'data', 'x')
+  data.run(folder, seed=0, source='npz', path=str(tmp_path / 'a.npz'),
+           crop=crop, resize=resize)
+  made = data.read(folder)
+  expected = images.fit_all(pixels, resize, crop)
+  np.testing.assert_array_equal(made.train.images, expected[made.train.index])
+  np.testing.assert_array_equal(made.test.images, expected[made.test.index])
+
+
+def _folders(tmp_path, logits: dict, labels) -> dict:
+  """Writes finished runs: arm -> one logits [N, K] a run."""
+  out = {}
+  for arm, runs in logits.items():
+    out[arm] = []
+    for k, each in enumerate(runs):
+      folder = files.folder(tmp_path, f'{arm}.{k}')
+      files.begin(folder.partial)
+      files.save_npz(folder.partial / 'predictions.npz', logits=each,
+                         labels=labels[k])
+      writer = metrics_log.writer(folder.partial)
+      writer.scalars(3, {'validation_error': .5, 'train_loss': math.nan})
+      writer.close()
+      files.finish(folder.partial, folder.final, {
+          'model': 'cnn', 'steps': 7 + 2 * (arm != 'real'), 'parameters': 11,
+          'run': k, 'real': 5, 'synthetic': 0, 'chosen_step': 3,
+          'validation_error': .5, 'seconds': 1.})
+      out[arm].append(folder)
+  return out
+
+
+def _study(tmp_path, runs=4, arms=('real', 'a', 'b'), seed=0, **given):
+  """Returns the entry of a classifier and what it was made from."""
+  rng = np.random.default_rng(seed)
+  labels = [rng.integers(0, 3, 90).astype(np.int32) for _ in range(runs)]
+  made = {arm: [(rng.normal(size=(90, 3)) + (1 + .5 * i) * np.eye(3)[y])
+                .astype(np.float32) for y in labels]
+          for i, arm in enumerate(arms)}
+  folders = _folders(tmp_path / str(seed), made, labels)
+  entry = results.classifier(
+      folders, dict.fromkeys(arms, 'words'), **({
+          'metric': 'error', 'baseline': 'real', 'against': {'b': 'a'},
+          'alpha': .05, 'classes': 3} | given))
+  return entry, made, labels
+
+
+def test_every_number_of_a_classifier_follows_from_its_predictions(tmp_path):
+  metrics = pytest.importorskip('sklearn.metrics')
+  entry, made, labels = _study(tmp_path, minority=(2,))
+  assert {k: v for k, v in entry.items() if k != 'arms'} == {
+      'model': 'cnn', 'parameters': 11, 'steps': 7, 'baseline': 'real',
+      'metric': 'error', 'label': 'top-1 error', 'percent': True,
+      'lower_is_better': True, 'folds': 1}
+  wrong = {arm: [x.argmax(1) != y for x, y in zip(runs, labels, strict=True)]
+           for arm, runs in made.items()}
+  for arm, row in entry['arms'].items():
+    assert row['values'] == [w.mean() for w in wrong[arm]]
+    assert row['steps'] == (7 if arm == 'real' else 9)
+    assert sorted(row['metrics']) == registry.names('metrics')
+    f1 = row['metrics']['macro_f1']
+    want = [metrics.f1_score(y, x.argmax(1), average='macro')
+            for x, y in zip(made[arm], labels, strict=True)]
+    np.testing.assert_allclose(f1['values'], want)
+    np.testing.assert_allclose([f1['mean'], f1['std']],
+                               [np.mean(want), np.std(want, ddof=1)])
+    y, predicted = np.concatenate(labels), np.concatenate(made[arm]).argmax(1)
+    np.testing.assert_array_equal(
+        row['confusion'], metrics.confusion_matrix(y, predicted))
+    np.testing.assert_allclose(
+        list(row['per_class'].values()),
+        metrics.precision_recall_fscore_support(y, predicted)[:3])
+    np.testing.assert_allclose(
+        np.mean(row['metrics']['minority_accuracy']['values']),
+        np.mean([(x.argmax(1) == 2)[z == 2].mean()
+                 for x, z in zip(made[arm], labels, strict=True)]))
+    assert row['curves'][0] == [
+        {'step': 3, 'validation_error': .5, 'train_loss': None}]
+  assert entry['arms']['real']['mcnemar'] is None
+  for arm, other in (('a', 'real'), ('b', 'a')):
+    assert entry['arms'][arm]['baseline'] == other
+    for k, test in enumerate(entry['arms'][arm]['mcnemar']):
+      assert test['gained'] == (~wrong[arm][k] & wrong[other][k]).sum()
+      assert test['lost'] == (wrong[arm][k] & ~wrong[other][k]).sum()
+  files.digest(entry)  # Plain JSON.
+
+
+def test_minority_accuracy_is_left_out_where_no_class_is_named(tmp_path):
+  entry, *_ = _study(tmp_path, runs=1)
+  assert 'minority_accuracy' not in entry['arms']['a']['metrics']
+  assert entry['arms']['a']['metrics']['mse']['std'] is None
+  with pytest.raises(errors.InputError, match='^config.metric: .*minority'):
+    _study(tmp_path, seed=1, metric='minority_accuracy')
+
+
+def test_runs_of_a_fold_are_averaged(tmp_path):
+  entry, *_ = _study(tmp_path, runs=6, folds=3)
+  row = entry['arms']['a']
+  assert row['n'] == 3 and len(row['values']) == 6
+  for each in (row, row['metrics']['error']):
+    np.testing.assert_allclose(
+        each['std'], np.std(np.reshape(row['values'], (3, 2)).mean(1), ddof=1))
+  assert row['metrics']['mse']['n'] == 3 and len(row['mcnemar']) == 6
+
+
+def test_arms_that_saw_other_test_images_are_refused(tmp_path):
+  labels = [np.array([0, 1, 2])]
+  folders = _folders(tmp_path, {'real': [np.eye(3)]}, labels) | _folders(
+      tmp_path, {'a': [np.eye(3)]}, [labels[0][::-1]])
+  with pytest.raises(errors.InputError, match='expected the same'):
+    results.classifier(
+        folders, {'real': '', 'a': ''}, metric='error', baseline='real',
+        against={}, alpha=.05, classes=3)
+
+
+def test_a_diverged_run_spoils_its_probabilities_only(tmp_path):
+  labels = [np.array([0, 1, 2])] * 3
+  bad = np.full((3, 3), np.nan, np.float32)
+  folders = _folders(tmp_path, {'real': [np.eye(3)] * 3,
+                                'a': [np.eye(3), bad, np.eye(3)]}, labels)
+  given = {'baseline': 'real', 'against': {}, 'alpha': .05, 'classes': 3}
+  row = results.classifier(folders, {'real': '', 'a': ''}, metric='error',
+                            **given)['arms']['a']
+  assert row['values'] == [0, 2 / 3, 0]
+  assert row['metrics']['mse']['mean'] is None
+  assert row['metrics']['mse']['values'][1] is None
+  with pytest.raises(errors.InputError, match="run 1 of the arm 'a'"):
+    results.classifier(folders, {'real': '', 'a': ''}, metric='mse', **given)
+
+
+def test_across_is_the_t_test_of_the_classifiers_means(tmp_path):
+  scipy_stats = pytest.importorskip('scipy.stats')
+  entries = {f'net{k}': _study(tmp_path, seed=k)[0] for k in range(3)}
+  got = results.across(entries, .05)
+  assert list(got) == ['a', 'b']
+  for arm, other in (('a', 'real'), ('b', 'a')):
+    means = [np.mean(np.subtract(c['arms'][arm]['values'],
+                                 c['arms'][other]['values']))
+             for c in entries.values()]
+    np.testing.assert_allclose(got[arm]['difference'], np.mean(means))
+    np.testing.assert_allclose(got[arm]['p'],
+                               scipy_stats.ttest_1samp(means, 0).pvalue)
+    assert got[arm]['classifiers'] == 3
+    assert got[arm]['p'] <= got[arm]['p_corrected'] <= 2 * got[arm]['p']
+  assert results.across({'net0': entries['net0']}, .05) == {}
+
+
+def test_results_reach_tensorboard(tmp_path):
+  entry, *_ = _study(tmp_path)
+  folder = files.folder(tmp_path, 'evaluate')
+  results.write(folder, {'study': 'x', 'classifiers': {'net': entry}})
+  records = metrics_log.read(folder.final)
+  keys = {k for record in records for k in record}
+  assert {'error/net/a', 'macro_f1/net/b', 'mse/net/real'} <= keys

@@ -1,0 +1,126 @@
+"""Training over 8 devices gives the losses of one, by the stages themselves."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+_CHILD = """
+import pathlib, sys
+import jax, numpy as np
+from jaxaug.core import files, types
+from jaxaug.data import mixing
+from jaxaug.data.datasets import fake
+from jaxaug.study.stages import classify, generate
+from jaxaug.training import mesh
+
+what, out = sys.argv[1], pathlib.Path(sys.argv[2])
+assert jax.device_count() == 8
+data = fake.load(height=8, width=12, channels=3, num_classes=4, per_class=16,
+                 test_per_class=5)
+spec = types.ImageSpec(8, 12, 3, 4)
+
+def generator(folder, devices, name, **options):
+  model = generate.build(spec, 'config.generators.g', name, options)
+  generate.run(folder, name='g', spec=spec, train=data.train,
+               train_digest='', model=model, steps=10, batch_size=16, seed=3,
+               devices=devices, log_every=1, save_every=4, sample_every=5)
+
+def cgan(folder, devices):
+  generator(folder, devices, 'cgan', z_dim=8, embed_dim=4, g_widths=(12, 8),
+            d_widths=(8, 12), g_norm='batch', spectral_norm=True, d_steps=2,
+            dropout=0.3, mirror=True, conditioning='projection',
+            diff_augment='translation')
+
+def biggan(folder, devices):
+  generator(folder, devices, 'biggan', z_dim=8, width=2, d_steps=1)
+
+def vae(folder, devices):
+  generator(folder, devices, 'vae', z_dim=4, widths=(8,), embed_dim=4)
+
+def ccgan(folder, devices):  # It adapts to the training split.
+  generator(folder, devices, 'ccgan', z_dim=8, g_widths=(16,), d_widths=(16,))
+
+def classifier(folder, devices, model='resnet', runs=1, **network):
+  # The bank and its gather as in a study: real images, then a pool.
+  parts = data.train, data.test
+  bank = classify.Bank(*mesh.replicate(devices, (
+      np.concatenate([p.images for p in parts]),
+      np.concatenate([p.labels for p in parts]))))
+  mixed = mixing.compose(data.train.labels, data.test.labels, add=0.25,
+                         class_names=data.class_names, seed=(1, 0))
+  plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,
+                     seed=(1, 0))
+  network = network or {'depth': 8, 'width': 8, 'attention': 'dia'}
+  net = classify.network(spec, 'config.classifiers.c', model, {
+      'learning_rate': 0.02, 'accumulate': 2, **network})
+  treatment = classify.treatment(
+      {'flip': 0.5, 'shift': 2}, np.linspace(0.5, 1.5, 4), np.zeros(4),
+      mix='cutmix')
+  jobs = [classify.Job(folder if i == 0 else files.folder(
+      out, f'{folder.final.name}.{i}'), i + 1, plan, {}) for i in range(runs)]
+  classify.run(jobs, title='c', net=net, treatment=treatment, bank=bank,
+               validation=data.test, test=data.test, steps=10, seed=5,
+               devices=devices, eval_every=3, log_every=1, save_every=4)
+
+def two_densenets(folder, devices):
+  classifier(folder, devices, 'densenet', runs=2, depth=7, growth=4)
+
+for count in (1, 8):
+  devices = mesh.make(jax.devices()[:count])
+  globals()[what](files.folder(out, str(count)), devices)
+"""
+
+
+def _records(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope='module',
+                params=['cgan', 'biggan', 'vae', 'ccgan', 'classifier',
+                        'two_densenets'])
+def both(request, tmp_path_factory):
+  """What one device and eight wrote: the stage's two folders."""
+  out = tmp_path_factory.mktemp(request.param)
+  env = os.environ | {
+      'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
+                   '--xla_backend_optimization_level=0'}  # Compiles faster.
+  done = subprocess.run([sys.executable, '-c', _CHILD, request.param, str(out)],
+                        cwd=ROOT, env=env, capture_output=True, text=True,
+                        timeout=300)
+  assert done.returncode == 0, done.stderr[-2000:]
+  return out / '1', out / '8'
+
+
+def test_losses_of_ten_steps_agree(both):
+  one, eight = map(_records, both)
+  assert [r['step'] for r in one] == [r['step'] for r in eight]
+  assert {r['step'] for r in one} == set(range(1, 11))
+  for a, b in zip(one, eight, strict=True):
+    assert a.keys() == b.keys()
+    for name in a:
+      most = 1e-5 * max(1, abs(a[name]))
+      assert abs(a[name] - b[name]) <= most, (name, a, b)
+  losses = [r[k] for r in one for k in ('g_loss', 'train_loss') if k in r]
+  assert len(losses) == 10 and np.std(losses) > 1e-3  # Something happened.
+
+
+def test_results_agree(both):
+  with np.load(both[0] / 'variables.npz') as a, (
+      np.load(both[1] / 'variables.npz')) as b:
+    assert a.files == b.files
+    for name in a.files:
+      # Adam steps by the sign where a gradient is nothing but rounding.
+      np.testing.assert_allclose(a[name], b[name], atol=5e-3, err_msg=name)
+  if (both[0] / 'predictions.npz').exists():
+    with np.load(both[0] / 'predictions.npz') as a, (
+        np.load(both[1] / 'predictions.npz')) as b:
+      np.testing.assert_array_equal(a['labels'], b['labels'])
+      np.testing.assert_allclose(a['logits'], b['logits'], atol=1e-4)
