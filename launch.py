@@ -9,8 +9,12 @@ import sys
 import traceback
 
 # As in study: `--help` answers before jax is imported.
-STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'evaluate',
-          'report')
+STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'quality',
+          'results', 'report')
+
+
+# What a stage was called before.
+_RENAMED = {'evaluate': 'results'}
 
 
 def _refuse(message):
@@ -31,7 +35,7 @@ def _parse(argv):
                       help='a file of configs/; ":smoke" shrinks it to seconds')
   parser.add_argument('--workdir', metavar='DIR',
                       help='default: runs/ and the name of the config')
-  parser.add_argument('--stage', default='all', choices=('all', *STAGES),
+  parser.add_argument('--stage', default='all', choices=('all', *STAGES, 'evaluate'),
                       help='stop after this stage; those before it that are '
                       'not done come first')
   parser.add_argument('--dry_run', action='store_true',
@@ -226,22 +230,13 @@ def _dry_run(config, workdir):
   import rich.console
   import rich.table
 
-  from jaxaug.core import files
   from jaxaug.study import run
   workdir = pathlib.Path(workdir)
   table = rich.table.Table('stage', 'unit', 'steps', 'state',
                            title=f'{config["name"]} in {workdir}')
-  with run.plan(config, workdir) as planned:
-    rows = {('data', config['data']['source'], 0): [
-        part.data.final.is_relative_to(workdir) for part in planned.parts]}
-    for unit in planned.units:
-      name, dot, _ = unit.name.rpartition('.')  # Without the run's number.
-      key = unit.stage, name if dot else unit.name, unit.steps
-      rows.setdefault(key, []).append(files.is_done(unit.folder.final))
-    last = run.evaluation(planned).final
-    rows['evaluate', 'results.json', 0] = [files.is_done(last)]
-    rows['report', 'report.html', 0] = [(last / 'report.html').exists()]
-  for (stage, name, steps), done in rows.items():
+  with run.plan(config, workdir) as study:
+    rows = run.overview(study)
+  for stage, name, steps, done in rows:
     runs = f' x {len(done)} runs' if len(done) > 1 else ''
     state = 'done' if all(done) else (
         f'{sum(done)} of {len(done)} done' if any(done) else 'to do')
@@ -279,13 +274,14 @@ def main(argv) -> int:
       _dry_run(config, workdir)
       return 0
     _banner(flags)
-    results = run.run(config, workdir, stage=flags.stage, command=command)
-    if results:  # There are none before the stage evaluate.
+    results = run.run(config, workdir, stage=_RENAMED.get(flags.stage, flags.stage),
+                      command=command)
+    if results:  # There are none before the stage results.
       import rich.console
 
       from jaxaug.study.report import html
       rich.console.Console().print(html.verdict_table(results))
-      if flags.stage != 'evaluate':
+      if flags.stage in ('all', 'report'):
         print(f'report: {os.path.join(workdir, "report.html")}')
     return 0
   except errors.InputError as e:

@@ -30,7 +30,7 @@ def _cutmix(key, share, images, targets, others, other_targets):
           (1 - taken) * targets + taken * other_targets)
 
 
-_MIXES = {'mixup': _mixup, 'cutmix': _cutmix}
+KINDS = {'mixup': _mixup, 'cutmix': _cutmix}
 
 
 def make(kind: str = '', alpha: float = 1.0, *, where: str = 'arm'):
@@ -53,14 +53,14 @@ def make(kind: str = '', alpha: float = 1.0, *, where: str = 'arm'):
   Raises:
     InputError: an unknown kind, or an alpha that is not above 0.
   """
-  errors.one_of(f'{where}.mix', kind, ('', 'none', *_MIXES))
+  errors.one_of(f'{where}.mix', kind, ('', 'none', *KINDS))
   errors.positive(f'{where}.mix_alpha', alpha)
-  if kind not in _MIXES:
+  if kind not in KINDS:
     return lambda key, images, targets, others, other_targets: (images, targets)
 
   def apply(key, images, targets, other_images, other_targets):
     key_share, key_box = jax.random.split(key)
     share = jax.random.beta(key_share, alpha, alpha, (len(images),))
-    return _MIXES[kind](key_box, share, images, targets, other_images,
+    return KINDS[kind](key_box, share, images, targets, other_images,
                         other_targets)
   return apply

@@ -20,6 +20,8 @@ import numpy as np
 
 from jaxaug.core import errors
 
+# How the folders of a workdir are laid out and named; see study/tasks.py.
+_LAYOUT = 2
 _HINTS = {
     errno.ENOSPC: 'the disk is full',
     errno.EDQUOT: 'the disk quota is used up',
@@ -183,6 +185,17 @@ def cache() -> pathlib.Path:
   return pathlib.Path(root).expanduser()
 
 
+def fingerprint(path: str | None) -> list:
+  """What would change if the files below `path` did; costs no reading."""
+  root = pathlib.Path(path or '').expanduser()
+  if not path or not root.exists():
+    return []
+  found = [root] if root.is_file() else sorted(
+      f for f in root.rglob('*') if f.is_file())
+  return [[str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns]
+          for f in found]
+
+
 def remove(folder):
   """Deletes a folder that may not be there."""
   with writing(folder):
@@ -266,7 +279,7 @@ def lock(workdir, name: str):
     _take(handle, workdir)
     _check_owner(workdir, name)  # Again: another launch may just have ended.
     if not (workdir / 'study.json').exists():
-      write_json(workdir / 'study.json', {'study': name})
+      write_json(workdir / 'study.json', {'study': name, 'layout': _LAYOUT})
     yield
   finally:
     os.close(handle)
@@ -294,11 +307,16 @@ def _check_owner(workdir, name):
     raise errors.InputError(f'{workdir}: is a file; --workdir needs a folder.')
   if (workdir / 'study.json').exists():
     study = read_json(workdir / 'study.json')
-    owner = study.get('study') if isinstance(study, dict) else None
+    study = study if isinstance(study, dict) else {}
+    owner = study.get('study')
     if owner != name:
       raise errors.InputError(
           f'{workdir}: belongs to the study {owner!r}, not to {name!r}; choose '
           'another --workdir.')
+    if study.get('layout') != _LAYOUT:
+      raise errors.InputError(
+          f'{workdir}: holds a study of another version of jaxaug, whose '
+          'folders lie differently; choose another --workdir, or delete it.')
   elif any(not f.name.startswith('.') for f in workdir.iterdir()):
     raise errors.InputError(
         f'{workdir}: is not empty and holds no study; choose another --workdir '

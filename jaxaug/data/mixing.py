@@ -9,7 +9,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors
+from jaxaug.core import errors, randomness
 
 
 class Composition(typing.NamedTuple):
@@ -33,10 +33,6 @@ class Plan(typing.NamedTuple):
   batch_size: int
   seed: tuple[int, ...]
   partners: Partners | None = None
-
-
-def _generator(*key: int) -> np.random.Generator:
-  return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 # Purposes of randomness, so that no two streams are alike.
@@ -126,17 +122,17 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
   return counts, np.zeros_like(counts)
 
 
-def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
-            class_names: tuple[str, ...], seed: tuple[int, ...],
-            partner: bool = False, where: str = 'arm', **how: class_counts,
-            ) -> Composition:
-  """Chooses the images of an arm, class by class.
+def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
+          class_names: tuple[str, ...], partner: bool = False,
+          where: str = 'arm', **how: class_counts,
+          ) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what class_counts does, and refuses what the pool cannot give.
 
   Args:
     labels: int [N], of the real training split.
-    pool_labels: int [M], of the arm's pool, or None without one.
+    pool_counts: int [K], images of each class in the arm's pool; None without
+      one.
     class_names: in the order of the labels.
-    seed: of the choice; arms that share it choose alike.
     partner: the pool's images are partners to mix with, see `partners`; that
       is a use of the pool, and by itself puts none of them into a batch.
     where: config path, for errors.
@@ -149,34 +145,59 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
   keep, draw = class_counts(labels, class_names=class_names, where=where, **how)
   uses = [k for k, v in (how | {'partner': partner}).items()
           if v is not None and v is not False and k != 'oversample']
-  if pool_labels is not None and not uses:
+  if pool_counts is not None and not uses:
     raise errors.InputError(
         f'{where}.pool: given, but not how to use it; expected one of replace, '
         'add, add_per_class, fill, pool_only, partner.')
-  if uses and pool_labels is None:
+  if uses and pool_counts is None:
     raise errors.InputError(
         f'{where}.pool: missing; {uses[0]} needs the name of a pool of '
         'config.pools.')
-  real, synthetic = [], []
   for k, name in enumerate(class_names):
-    order = np.flatnonzero(labels == k)
-    if partner and keep[k] and k not in pool_labels:
+    if partner and keep[k] and not pool_counts[k]:
       raise _no_partner(where, name)
+    if draw[k] and draw[k] > pool_counts[k]:
+      raise errors.InputError(
+          f'{where}: class {name!r} needs {draw[k]} synthetic images and the '
+          f'pool holds {pool_counts[k]}; expected config.pools.NAME.per_class '
+          f'of at least {draw[k]}.')
+  return keep, draw
+
+
+def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
+            class_names: tuple[str, ...], seed: tuple[int, ...],
+            where: str = 'arm', **how: check) -> Composition:
+  """Chooses the images of an arm, class by class.
+
+  Args:
+    labels: int [N], of the real training split.
+    pool_labels: int [M], of the arm's pool, or None without one.
+    class_names: in the order of the labels.
+    seed: of the choice; arms that share it choose alike.
+    where: config path, for errors.
+    **how: see check and class_counts.
+
+  Raises:
+    InputError: what `check` refuses.
+  """
+  counts = None if pool_labels is None else np.bincount(
+      pool_labels, minlength=len(class_names))
+  keep, draw = check(labels, counts, class_names=class_names, where=where,
+                     **how)
+  real, synthetic = [], []
+  for k in range(len(class_names)):
+    order = np.flatnonzero(labels == k)
     if keep[k] < len(order):
-      order = np.sort(_generator(*seed, _KEEP, k).permutation(order)[:keep[k]])
+      order = np.sort(randomness.generator(*seed, _KEEP, k).permutation(
+          order)[:keep[k]])
     elif keep[k] > len(order):
       times, rest = divmod(int(keep[k]), len(order))
-      more = _generator(*seed, _REPEAT, k).permutation(order)[:rest]
+      more = randomness.generator(*seed, _REPEAT, k).permutation(order)[:rest]
       order = np.concatenate([np.tile(order, times), more])
     real.append(order)
     if draw[k]:
-      have = np.flatnonzero(pool_labels == k)
-      if draw[k] > len(have):
-        raise errors.InputError(
-            f'{where}: class {name!r} needs {draw[k]} synthetic images and the '
-            f'pool holds {len(have)}; expected config.pools.NAME.per_class of '
-            f'at least {draw[k]}.')
-      have = _generator(*seed, _DRAW, k).permutation(have)[:draw[k]]
+      have = randomness.generator(*seed, _DRAW, k).permutation(
+          np.flatnonzero(pool_labels == k))[:draw[k]]
       synthetic.append(np.sort(have))
   empty = np.zeros(0, np.int64)
   return Composition(np.sort(np.concatenate(real)),
@@ -192,6 +213,14 @@ def _no_partner(where, name):
 def everything(count: int) -> Composition:
   """Every one of `count` real images, and no synthetic one."""
   return Composition(np.arange(count), np.zeros(0, np.int64))
+
+
+def check_batch(batch_size: int, total: int):
+  """Raises InputError for a batch of more images than there are, or of none."""
+  if not 0 < batch_size <= total:
+    raise errors.InputError(
+        f'batch_size: {batch_size}; expected 1 to {total}, the number of '
+        'training images.')
 
 
 def plan(composition: Composition, *, pool_start: int, batch_size: int,
@@ -212,10 +241,7 @@ def plan(composition: Composition, *, pool_start: int, batch_size: int,
   """
   real, synthetic = composition
   total = len(real) + len(synthetic)
-  if not 0 < batch_size <= total:
-    raise errors.InputError(
-        f'batch_size: {batch_size}; expected 1 to {total}, the number of '
-        'training images.')
+  check_batch(batch_size, total)
   made = Plan(real, synthetic + pool_start, batch_size, seed)
   if partners is None:
     return made
@@ -232,7 +258,7 @@ def plan(composition: Composition, *, pool_start: int, batch_size: int,
 
 @functools.lru_cache(16)
 def _epoch(seed: tuple[int, ...], count: int) -> np.ndarray:
-  return _generator(*seed).permutation(count)
+  return randomness.generator(*seed).permutation(count)
 
 
 def _stream(seed, purpose, members, start, stop) -> np.ndarray:
@@ -280,13 +306,13 @@ def partners(plan: Plan, step: int) -> np.ndarray:
   """
   group = plan.partners
   labels = group.labels[batch(plan, step)]
-  draw = _generator(*plan.seed, _PARTNER, step).integers(group.count[labels])
+  draw = randomness.generator(*plan.seed, _PARTNER, step).integers(group.count[labels])
   return group.images[group.first[labels] + draw].astype(np.int32)
 
 
 def shuffled(plan: Plan, step: int) -> np.ndarray:
   """Returns batch `step` in another order: bank positions, int32 [B]."""
-  return _generator(*plan.seed, _SHUFFLE, step).permutation(batch(plan, step))
+  return randomness.generator(*plan.seed, _SHUFFLE, step).permutation(batch(plan, step))
 
 
 def class_weights(counts, power: float, *, where: str = 'arm') -> np.ndarray:

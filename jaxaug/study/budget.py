@@ -1,7 +1,65 @@
-"""Counts the arithmetic of a step, so that budgets can be compared."""
+"""How many steps an arm takes, and the arithmetic that budgets compare."""
+import functools
 import math
+import typing
 
 import jax
+import jax.numpy as jnp
+
+from jaxaug.core import types
+from jaxaug.training import classifier, fit
+
+BUDGETS = ('steps', 'epochs', 'compute')
+
+
+def base_steps(block: dict, images: int) -> int:
+  """Steps of a block's baseline, of so many real training images."""
+  return block['steps'] or max(
+      1, round(block['epochs'] * images / block['batch_size']))
+
+
+def steps(budget: str, base: int, *, images: int, mine: int, spare: int,
+          step_cost: typing.Callable[[], int]) -> int:
+  """Returns how many steps an arm takes.
+
+  Args:
+    budget: 'steps', all the same; 'epochs', as often through its own images as
+      the baseline through its own; 'compute', what its generator cost less
+      than the dearest one of the study, it has as steps.
+    base: steps of the baseline.
+    images, mine: training images of the baseline and of the arm.
+    spare: operations that the arm has left.
+    step_cost: operations of one of its steps; called only where it counts.
+  """
+  if budget == 'epochs':
+    return max(1, round(base * mine / images))
+  if budget == 'compute' and spare:
+    return base + math.ceil(spare / step_cost())
+  return base
+
+
+@functools.cache
+def generator_flops(model: types.GenerativeModel, spec: types.ImageSpec,
+                    batch_size: int) -> int:
+  """Operations of one step of a generative model."""
+  lead = model.d_steps, batch_size
+  batch = {'image': jax.ShapeDtypeStruct((*lead, *spec[:3]), jnp.uint8),
+           'label': jax.ShapeDtypeStruct(lead, jnp.int32)}
+  return flops(model.step, jax.eval_shape(model.init, jax.random.key(0)),
+               batch, jax.random.key(0))
+
+
+@functools.cache
+def classifier_flops(net: fit.Network, batch_size: int) -> int:
+  """Operations of one training step of a classifier."""
+  rule, spec = fit.build(net), net.spec
+  state = jax.eval_shape(rule.init, jax.random.key(0), 1)
+  image = jax.ShapeDtypeStruct((batch_size, *spec[:3]), jnp.float32)
+  return flops(
+      lambda state, image: rule.step(
+          state, classifier.plain(image, jnp.zeros(batch_size, jnp.int32),
+                                  spec.num_classes), jax.random.key(0)),
+      state, image)
 
 
 def flops(function, *args) -> int:

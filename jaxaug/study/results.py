@@ -1,292 +1,151 @@
-"""Stage 6: predictions and pools become numbers and verdicts."""
-import math
+"""Everything that a study found, as results.json has it, and where from."""
+import collections
+import time
 
 import numpy as np
 
-from jaxaug.core import errors, files, registry, types
-from jaxaug.evaluation import confusion, stats
-from jaxaug.training import metrics_log
+from jaxaug.core import files
+from jaxaug.evaluation import confusion
+from jaxaug.study import arms, tasks, verdicts
+from jaxaug.study.stages import classify, judge
+from jaxaug.training import mesh, metrics_log
+
+# A change of what is computed here belongs into its key.
+VERSION = 6
 
 
-def obedience(pool: types.Split, logits: np.ndarray,
-              classes: int) -> dict:
+def folder(study: tasks.Study) -> files.Folder:
+  """Where the results of exactly these tasks stand."""
+  key = files.digest([
+      VERSION, study.config, [fold.data.key for fold in study.folds],
+      [task.key for task in study.all_tasks()]])
+  return files.folder(study.workdir / 'results', key)
+
+
+def collect(study: tasks.Study, command: str) -> dict:
+  """Returns results.json: every number, and where it comes from.
+
+  Args:
+    study: all of whose tasks are done.
+    command: the line that launched it.
+  """
+  config, first = study.config, study.folds[0].splits.report
+  pools, classifiers = _pools(study), _classifiers(study)
+  seconds, commits, trained = collections.Counter(), set(), set()
+  for task in study.all_tasks():
+    manifest = task.manifest()
+    seconds[task.stage] += manifest['seconds']
+    commits.add(manifest['commit'])
+    if 'devices' in manifest:
+      trained.add(manifest['devices'])
+  return {
+      'study': config['name'], 'command': command,
+      'created': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+      'config': config, 'stamp': files.stamp() | {
+          'commits_of_artefacts': sorted(map(str, commits))},
+      'devices': ' and '.join(sorted(trained)) or mesh.describe(
+          study.machine.devices),
+      'seeds': [[config['seed'], run] for run in range(config['runs'])],
+      'alpha': config['alpha'], 'data': first | _folds(study),
+      'generators': _generators(study, pools), 'pools': pools,
+      'classifiers': classifiers,
+      'across': verdicts.across(classifiers, config['alpha']),
+      'published': verdicts.published(config['published'], classifiers),
+      'stages': dict(seconds)}
+
+
+def _folds(study: tasks.Study) -> dict:
+  """What the data entry has beside that of the first fold."""
+  reports = [fold.splits.report for fold in study.folds]
+  if len(reports) == 1:
+    return {}
+  return {'folds': [report['digests'] for report in reports],
+          'overlaps': {  # Of all folds together.
+              key: sum(report['overlaps'][key] for report in reports)
+              for key in reports[0]['overlaps']}}
+
+
+def _pools(study: tasks.Study) -> dict:
+  """Returns the entries of all pools, those of a fold by its number."""
+  out = {}
+  for fold, made in zip(study.folds, study.tasks, strict=True):
+    if not made['pool']:
+      continue
+    judged = made['judge'][judge.NAME].read()
+    for name, task in made['pool'].items():
+      manifest = task.manifest()
+      keep = ('generator', 'per_class', 'selector', 'drawn')
+      out[fold.title(name)] = {k: manifest[k] for k in keep} | {
+          'audit': made['audit'][name].read()[0],
+          'quality': made['quality'][name].read(),
+          'obedience': _obedience(task.read(), judged, study.spec.num_classes)}
+  return out
+
+
+def _obedience(pool, judged: judge.Judge, classes: int) -> dict:
   """Share of samples that the judge assigns to the class asked for."""
-  counts = confusion.counts(pool.labels, logits.argmax(-1), classes)
+  counts = confusion.counts(pool.labels, judged.predict(pool.images).argmax(-1),
+                            classes)
   return {'mean': float(np.trace(counts) / counts.sum()),
           'per_class': confusion.share(np.diag(counts), counts.sum(1)),
-          'n': int(counts.sum())}
+          'n': int(counts.sum()),
+          'judge_test_error': judged.manifest['test_error'],
+          'judge_trained_on': judged.manifest['real']}
 
 
-def metrics(metric: str, minority: tuple) -> dict:
-  """Returns name -> file of metrics/, without those that lack their classes.
-
-  Raises:
-    InputError: `metric`, by which the study judges, is not among them.
-  """
-  blocks = {name: registry.find('metrics', name)
-            for name in registry.names('metrics')}
-  registry.find('metrics', metric, 'config.metric')
-  kept = {name: block for name, block in blocks.items()
-          if minority or 'classes' not in registry.arguments(block.compute)}
-  if metric not in kept:
-    raise errors.InputError(
-        f'config.metric: {metric!r} needs classes to look at; expected '
-        'config.minority to name some, or another metric.')
-  return kept
-
-
-def _value(block, logits, labels, minority) -> float | None:
-  """Returns a metric of one run; None where it is not defined."""
-  given = {'classes': minority} if 'classes' in registry.arguments(
-      block.compute) else {}
-  value = block.compute(block.update(None, logits, labels), **given)
-  return value if math.isfinite(value) else None
-
-
-def _run(folder: files.Folder, blocks: dict, classes: int,
-         minority: tuple[int, ...]) -> dict:
-  """Returns the numbers of one finished run."""
-  manifest = files.manifest(folder.final)
-  arrays = files.load_npz(folder.final / 'predictions.npz')
-  logits, labels = arrays['logits'], arrays['labels']
-  predicted = logits.argmax(-1)
-  return manifest | {
-      'values': {name: _value(block, logits, labels, minority)
-                 for name, block in blocks.items()},
-      'labels': labels, 'wrong': predicted != labels,
-      'confusion': confusion.counts(labels, predicted, classes),
-      'curve': metrics_log.read(folder.final)}
-
-
-def _curve(records, names) -> list[dict]:
-  """Joins records of one step; keeps the steps that have the first name.
-
-  None stands for what was not finite, which JSON does not know.
-  """
-  steps = {}
-  for record in records:
-    steps.setdefault(record['step'], {}).update(record)
-  return [{'step': step} | {k: r[k] if math.isfinite(r[k]) else None
-                            for k in names if k in r}
-          for step, r in sorted(steps.items()) if names[0] in r]
-
-
-def _over_folds(values, folds: int) -> list:
-  """One number a fold, the mean of its runs; one a run where folds is 1."""
-  return (np.reshape(values, (folds, -1)).mean(1).tolist() if folds > 1
-          else list(values))
-
-
-def _summary(block, values: list, folds: int) -> dict:
-  """Returns a metric's words, its number of each run, and their mean."""
-  summary = {'mean': None, 'std': None, 'n': 0} if None in values else (
-      stats.summary(_over_folds(values, folds)))
-  return {'label': block.LABEL, 'percent': block.PERCENT,
-          'lower_is_better': block.LOWER_IS_BETTER, **summary,
-          'values': values}
-
-
-def _arm(description: str, runs: list[dict], blocks: dict, metric: str,
-         folds: int) -> dict:
-  total = sum(r['confusion'] for r in runs)
-  first = runs[0]
-  metrics = {name: _summary(block, [r['values'][name] for r in runs], folds)
-             for name, block in blocks.items()}
-  return {
-      'description': description, 'real': first['real'],
-      'synthetic': first['synthetic'], 'steps': first['steps'],
-      'values': metrics[metric]['values'], 'metrics': metrics,
-      'chosen_steps': [r['chosen_step'] for r in runs],
-      'validation_errors': [r['validation_error'] for r in runs],
-      'per_class_error': confusion.share(total.sum(1) - np.diag(total),
-                                         total.sum(1)),
-      'per_class': confusion.per_class(total), 'confusion': total.tolist(),
-      'curves': [_curve(r['curve'], ('validation_error', 'train_loss'))
-                 for r in runs],
-      'seconds': sum(r['seconds'] for r in runs)}
-
-
-def _mcnemar(arm: list[dict], other: list[dict]) -> list[dict]:
-  """Compares two arms image by image, run by run."""
-  for a, b in zip(arm, other, strict=True):
-    if not np.array_equal(a['labels'], b['labels']):
-      raise errors.InputError(
-          f'run {a["run"]}: two arms were tested on other images; expected '
-          'the same. Delete their folders in classify/.')
-  return [stats.mcnemar(a['wrong'], b['wrong'])
-          for a, b in zip(arm, other, strict=True)]
-
-
-def classifier(folders: dict[str, list[files.Folder]],
-               descriptions: dict[str, str], *, metric: str, baseline: str,
-               against: dict[str, str], alpha: float, classes: int,
-               folds: int = 1, minority: tuple[int, ...] = ()) -> dict:
-  """Returns a classifier's entry of results.json: every arm and its verdict.
-
-  Args:
-    folders: arm -> the finished runs, the same runs in all arms; fold by
-      fold, as many runs in each.
-    descriptions: arm -> its line for the reader.
-    metric: a file of metrics/; what the verdict is about.
-    baseline: the arm that the others are compared with,
-    against: but for these: arm -> the arm that it is compared with.
-    alpha: level of the tests.
-    classes: number of classes.
-    folds: parts of a cross-validation; 1 for one test split.
-    minority: numbers of the classes that minority_accuracy looks at.
-  """
-  blocks = metrics(metric, minority)
-  runs = {arm: [_run(place, blocks, classes, minority) for place in places]
-          for arm, places in folders.items()}
-  arms = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
-          for arm, each in runs.items()}
-  for arm, entry in arms.items():
-    if None in entry['values']:
-      raise errors.InputError(
-          f'config.metric: {metric} of run {entry["values"].index(None)} of '
-          f'the arm {arm!r} is not a number; expected a training that does '
-          'not diverge (a lower learning_rate), and images of every class '
-          'that the metric looks at.')
-  compared = stats.compare({arm: entry['values'] for arm, entry in
-                            arms.items()}, baseline, alpha,
-                           blocks[metric].LOWER_IS_BETTER, against, folds)
-  for arm, row in compared.items():
-    arms[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
-        runs[arm], runs[row['baseline']])}
-  # The network is the same in every arm and run.
-  first, block = runs[baseline][0], blocks[metric]
-  return {k: first[k] for k in ('model', 'parameters', 'steps')} | {
-      'baseline': baseline, 'metric': metric, 'label': block.LABEL,
-      'percent': block.PERCENT, 'lower_is_better': block.LOWER_IS_BETTER,
-      'folds': folds, 'arms': arms}
-
-
-def across(classifiers: dict, alpha: float) -> dict:
-  """Combines each arm's differences over two classifiers or more.
-
-  Args:
-    classifiers: name -> what `classifier` returned, all of the same arms.
-    alpha: intervals cover 1 - alpha.
-
-  Returns:
-    arm -> what stats.mixed gives, and p_corrected, Holm's over the arms;
-    {} for a single classifier.
-  """
-  if len(classifiers) < 2:
-    return {}
-  first = next(iter(classifiers.values()))
-  folds = first['folds']
-  out = {}
-  for arm, row in first['arms'].items():
-    if arm != first['baseline']:
-      out[arm] = stats.mixed({
-          name: _over_folds(np.subtract(
-              c['arms'][arm]['values'],
-              c['arms'][row['baseline']]['values']), folds)
-          for name, c in classifiers.items()}, alpha,
-                             stats.test_share(folds))
-  corrected = stats.holm([row['p'] for row in out.values()])
-  return {arm: row | {'p_corrected': p}
-          for (arm, row), p in zip(out.items(), corrected, strict=True)}
-
-
-# What an arm does beside choosing its images, and where it leaves that open.
-_TREATMENT = {'augment': '', 'mix': '', 'mix_alpha': 1.0, 'partner': 'batch',
-              'class_weights': 0.0, 'logit_adjustment': 0.0}
-
-
-def _treatment(arm: dict) -> tuple:
-  return tuple(arm.get(key, default) for key, default in _TREATMENT.items())
-
-
-def _ratio(arm: dict) -> tuple[str, float] | None:
-  """Returns how an arm uses its pool, and generated images for a real one."""
-  if arm.get('pool_only'):  # Nothing else than to replace all.
-    return 'replace', 1.0
-  return next(((kind, float(arm[kind])) for kind in ('replace', 'add')
-               if arm.get(kind) is not None), None)
-
-
-def ratios(arms: list[dict], entry: dict, alpha: float) -> list[dict]:
-  """Orders arms that differ in their ratio alone, so that it can be drawn.
-
-  Args:
-    arms: of the config.
-    entry: what `classifier` returned of them.
-    alpha: intervals cover 1 - alpha.
-
-  Returns:
-    For every pool and treatment (augmentation, mixture, loss) of which one
-    kind of use has two ratios or more: 'pool', 'plain' (the arm of real images
-    alone under the treatment, which has the ratio 0; or None) and 'lines',
-    'replace' or 'add' -> points by rising ratio, each with arm, ratio, n,
-    mean, and low and high (the mean's interval; None for one run).
-  """
-  groups, plain = {}, {}
-  for arm in arms:
-    if found := _ratio(arm):
-      kinds = groups.setdefault((arm['pool'], _treatment(arm)), {})
-      kinds.setdefault(found[0], {}).setdefault(found[1], arm['name'])
-    elif not arm.get('pool') and not arm.get('oversample'):
-      plain.setdefault(_treatment(arm), arm['name'])
-  out, folds = [], entry['folds']
-  def point(ratio, arm):
-    values = _over_folds(entry['arms'][arm]['values'], folds)
-    mean = stats.paired(values, np.zeros(len(values)), alpha,
-                        stats.test_share(folds))
-    return {'arm': arm, 'ratio': ratio, 'mean': mean['difference']} | {
-        k: mean[k] for k in ('low', 'high', 'n')}
-  for (pool, treatment), kinds in groups.items():
-    zero = plain.get(treatment)
-    lines = {kind: [point(*at) for at in sorted(
-        (({0.0: zero} if zero else {}) | found).items())]
-             for kind, found in kinds.items() if len(found) > 1}
-    if lines:
-      out.append({'pool': pool, 'plain': zero, 'lines': lines})
+def _generators(study: tasks.Study, pools: dict) -> dict:
+  out, blocks = {}, study.config['generators']
+  for fold, made in zip(study.folds, study.tasks, strict=True):
+    for name, task in made['generate'].items():
+      drawn = [pools[fold.title(other)]['obedience']
+               for other, block in study.config['pools'].items()
+               if block['generator'] == name]
+      out[fold.title(name)] = generator(
+          task.read(), blocks[name]['model']) | {
+              'obedience': drawn[0] if drawn else None}
   return out
 
 
-def published(figures: list[dict], classifiers: dict) -> list[dict]:
-  """Sets published figures beside the study's own.
+def generator(trained, model: str) -> dict:
+  """Returns a generator's entry, but for its obedience.
 
   Args:
-    figures: config.published.
-    classifiers: name -> what `classifier` returned.
-
-  Returns:
-    Each figure with 'label' and 'percent' of its metric, and 'ours': mean, std
-    and n.
+    trained: as stages/generate.py reads it.
+    model: a file of generators/.
   """
-  out = []
-  for figure in figures:
-    arm = classifiers[figure['classifier']]['arms'][figure['arm']]
-    ours = arm['metrics'][figure['metric']]
-    out.append(figure | {k: ours[k] for k in ('label', 'percent')} | {
-        'ours': {k: ours[k] for k in ('mean', 'std', 'n')}})
-  return out
-
-
-def generator(folder: files.Folder, model: str) -> dict:
-  """Returns a generator's entry of results.json, but for its obedience."""
-  manifest = files.manifest(folder.final)
+  manifest = trained.manifest
   names = ('d_loss', 'g_loss', 'd_accuracy_real', 'd_accuracy_fake')
-  records = metrics_log.read(folder.final)
-  return {'model': model, 'steps': manifest['steps'],
-          'parameters': manifest['parameters'],
-          'seconds': manifest['seconds'],
-          **{k: manifest[k] for k in ('curve', 'watched', 'chosen_step',
-                                      'collapsed_at', 'collapsed')},
-          'curves': _curve(records, names),
-          'choice': _curve(records, (manifest['curve'],
-                                     *manifest['watched'].values()))}
+  keep = ('steps', 'parameters', 'seconds', 'curve', 'watched', 'chosen_step',
+          'collapsed_at', 'collapsed')
+  return {'model': model, **{k: manifest[k] for k in keep},
+          'curves': verdicts.curve(trained.records, names),
+          'choice': verdicts.curve(trained.records, (
+              manifest['curve'], *manifest['watched'].values()))}
 
 
-def overlap(data_digest: str, manifest: dict, name: str):
-  """Refuses a pool whose generator saw another training split."""
-  if manifest['train_digest'] != data_digest:
-    raise errors.InputError(
-        f'pool {name}: its generator learned from other training images than '
-        "this study's; expected the same split. Delete its folder.")
+def _classifiers(study: tasks.Study) -> dict:
+  """Returns the entries of all classifiers; runs stand fold by fold."""
+  config, out = study.config, {}
+  names = study.folds[0].splits.class_names
+  for name in config['classifiers']:
+    finished = {arm.name: [
+        made['classify'][classify.task_name(name, arm, run)].read()
+        for made in study.tasks for run in range(config['runs'])]
+        for arm in study.arms}
+    entry = verdicts.classifier(
+        finished, {arm.name: arms.describe(arm) for arm in study.arms},
+        metric=config['metric'], baseline=config['baseline'],
+        against={arm.name: arm.baseline for arm in study.arms if arm.baseline},
+        alpha=config['alpha'], classes=study.spec.num_classes,
+        folds=len(study.folds),
+        minority=tuple(names.index(n) for n in config['minority']))
+    for arm in study.arms:
+      row = entry['arms'][arm.name]
+      # Mixed into every real one, with partners.
+      row['generated'] = row['synthetic'] > 0 or arm.with_partners
+    entry['ratios'] = verdicts.ratios(study.arms, entry, config['alpha'])
+    out[name] = entry
+  return out
 
 
 def picture(counts) -> np.ndarray:
@@ -298,11 +157,11 @@ def picture(counts) -> np.ndarray:
   return np.kron(pixels, np.ones((cell, cell), np.uint8))[..., None]
 
 
-def write(folder: files.Folder, results: dict):
+def write(place: files.Folder, results: dict):
   """Writes results.json, and verdicts and confusion for TensorBoard."""
-  files.begin(folder.partial)
-  files.write_json(folder.partial / 'results.json', results)
-  writer = metrics_log.writer(folder.partial)
+  files.begin(place.partial)
+  files.write_json(place.partial / 'results.json', results)
+  writer = metrics_log.writer(place.partial)
   for name, entry in results['classifiers'].items():
     for arm, row in entry['arms'].items():
       writer.image(row['steps'], f'confusion/{name}/{arm}',
@@ -312,4 +171,4 @@ def write(folder: files.Folder, results: dict):
           for metric, measured in row['metrics'].items()
           if measured['mean'] is not None})
   writer.close()
-  files.finish(folder.partial, folder.final, {'study': results['study']})
+  files.finish(place.partial, place.final, {'study': results['study']})

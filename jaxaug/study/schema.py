@@ -2,7 +2,7 @@
 from jaxaug.augment import standard
 from jaxaug.core import errors, registry
 from jaxaug.evaluation import features, measure
-from jaxaug.study import results
+from jaxaug.study import arms, budget, verdicts
 from jaxaug.study.stages import data
 
 # Keys of a block that do not go to its part: those of the loop, of a pool.
@@ -10,25 +10,13 @@ LOOP = ('model', 'steps', 'batch_size')
 CLASSIFIER = (*LOOP, 'epochs')
 JUDGE = (*CLASSIFIER, 'augment')
 POOL = ('generator', 'per_class', 'batch_size', 'selector')
-# Keys of an arm: which images, and what is done to them.
-HOW = ('replace', 'add', 'add_per_class', 'fill', 'pool_only', 'oversample')
-ARM = ('name', 'pool', 'augment', 'baseline', 'mix', 'mix_alpha', 'partner',
-       'class_weights', 'logit_adjustment')
 PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
              'difference')
-BUDGETS = ('steps', 'epochs', 'compute')
-MIXES = ('', 'mixup', 'cutmix')
-PARTNERS = ('batch', 'synthetic')
 
 
 def arguments(block: dict, own=LOOP) -> dict:
   """Returns the part of a block that goes to its part."""
   return {k: v for k, v in block.items() if k not in own}
-
-
-def how(arm: dict) -> dict:
-  """Returns what an arm says of its images, without what it leaves open."""
-  return {k: arm[k] for k in HOW if arm.get(k) not in (None, False)}
 
 
 def _named(value, known, where: str, what: str):
@@ -45,59 +33,27 @@ def _folder_name(name: str, where: str):
         f'{where}: {name!r}; expected a name without "/" that can be a folder.')
 
 
-def _check_mixing(arm: dict, where: str):
-  """Refuses what MixUp and the loss of an arm cannot be."""
-  errors.one_of(f'{where}.mix', arm.get('mix', ''), MIXES)
-  errors.one_of(f'{where}.partner', arm.get('partner', 'batch'), PARTNERS)
-  errors.positive(f'{where}.mix_alpha', arm.get('mix_alpha', 1.0))
-  for key in ('class_weights', 'logit_adjustment'):
-    errors.between(f'{where}.{key}', arm.get(key, 0.0), 0, float('inf'))
-  if arm.get('partner') == 'synthetic' and not (
-      arm.get('mix') and arm.get('pool')):
-    raise errors.InputError(
-        f"{where}.partner: 'synthetic' needs a pool and mix='mixup' or "
-        "'cutmix'.")
-
-
-def _check_arm(config: dict, arm: dict, names: list, where: str):
-  for key in arm:
-    if key not in (*ARM, *HOW):
-      raise errors.InputError(
-          f'{where}.{key}: unknown key; expected one of '
-          f'{", ".join((*ARM, *HOW))}.{errors.nearest(key, ARM + HOW)}')
-  if not arm.get('name') or names.count(arm['name']) > 1:
-    raise errors.InputError(
-        f'{where}.name: {arm.get("name")!r}; expected a name of its own.')
-  _folder_name(arm['name'], f'{where}.name')
-  if arm.get('pool'):
-    _named(arm['pool'], config['pools'], f'{where}.pool', 'pool')
-  if arm.get('augment'):
-    _named(arm['augment'], config['augmentations'], f'{where}.augment',
-           'augmentation')
-  if arm.get('baseline'):
-    _named(arm['baseline'], [n for n in names if n != arm['name']],
-           f'{where}.baseline', 'other arm')
-  _check_mixing(arm, where)
-
-
 def _check_arms(config: dict):
   """Refuses arms that name what the study does not have."""
-  names = [arm.get('name') for arm in config['arms'] if isinstance(arm, dict)]
-  for i, arm in enumerate(config['arms']):
+  chosen = arms.read(config['arms'])
+  names = [arm.name for arm in chosen]
+  for i, arm in enumerate(chosen):
     where = f'config.arms[{i}]'
-    if not isinstance(arm, dict):
-      raise errors.InputError(f'{where}: {arm!r}; expected what common.arm '
-                              'returns.')
-    _check_arm(config, arm, names, where)
-  if not names:
-    raise errors.InputError('config.arms: empty; expected at least one arm.')
+    _folder_name(arm.name, f'{where}.name')
+    for key, known, what in (
+        ('pool', config['pools'], 'pool'),
+        ('augment', config['augmentations'], 'augmentation'),
+        ('baseline', [n for n in names if n != arm.name], 'other arm')):
+      if getattr(arm, key):
+        _named(getattr(arm, key), known, f'{where}.{key}', what)
+    arms.check(arm, where)
   _named(config['baseline'], names, 'config.baseline', 'arm')
 
 
 def _check_published(config: dict):
   """Refuses figures of what the study does not have, or without their words."""
   names = [arm['name'] for arm in config['arms']]
-  metrics = results.metrics(config['metric'], config['minority'])
+  metrics = verdicts.metrics(config['metric'], config['minority'])
   for i, figure in enumerate(config['published']):
     where = f'config.published[{i}]'
     if not isinstance(figure, dict) or set(figure) != set(PUBLISHED):
@@ -189,7 +145,7 @@ def check(config: dict):
   errors.count('config.steps_per_call', config['steps_per_call'], least=0)
   errors.one_of('config.runs_at_once', config['runs_at_once'],
                 ('auto', 'yes', 'no'))
-  errors.one_of('config.budget', config['budget'], BUDGETS)
+  errors.one_of('config.budget', config['budget'], budget.BUDGETS)
   errors.between('config.audit.max_leaks', config['audit']['max_leaks'], 0, 1)
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
@@ -199,7 +155,7 @@ def check(config: dict):
     where = f'config.augmentations.{name}'
     registry.check(standard.make, block, where)
     standard.make(**block, where=where)
-  results.metrics(config['metric'], config['minority'])
+  verdicts.metrics(config['metric'], config['minority'])
   _check_evaluation(config)
   for section in ('generators', 'pools', 'classifiers'):
     for name in config[section]:
@@ -207,41 +163,3 @@ def check(config: dict):
   _check_blocks(config)
   _check_arms(config)
   _check_published(config)
-
-
-def _mixed(arm: dict) -> str:
-  """What an arm does beside choosing its images, in words."""
-  words = ''
-  if arm.get('augment'):
-    words += f', {arm["augment"]} augmentation'
-  if arm.get('mix'):
-    name = {'mixup': 'MixUp', 'cutmix': 'CutMix'}[arm['mix']]
-    words += f', {name} with ' + (
-        f'{arm["pool"]} images of the same class'
-        if arm.get('partner') == 'synthetic' else 'each other')
-  if arm.get('class_weights'):
-    words += (', class weights' if arm['class_weights'] == 1 else
-              f', class weights to the power {arm["class_weights"]:g}')
-  if arm.get('logit_adjustment'):
-    words += (', balanced softmax' if arm['logit_adjustment'] == 1 else
-              f', logits adjusted by {arm["logit_adjustment"]:g}')
-  return words
-
-
-def describe(arm: dict) -> str:
-  """Returns an arm in words."""
-  chosen = next(iter(how(arm)), None)
-  pool = arm.get('pool')
-  return {
-      None: 'real images',
-      'replace': f'{arm.get("replace") or 0:.0%} of the real images replaced '
-                 f'by {pool} images',
-      'add': f'real images and {arm.get("add") or 0:.0%} as many {pool} images',
-      'add_per_class': f'real images and {arm.get("add_per_class")} {pool} '
-                       'images a class',
-      'fill': f'real images, classes filled to {arm.get("fill")} with {pool} '
-              'images',
-      'pool_only': f'{pool} images alone, as many as there are real',
-      'oversample': 'real images, classes repeated up to '
-                    f'{arm.get("oversample")}',
-  }[chosen] + _mixed(arm)

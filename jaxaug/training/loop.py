@@ -15,10 +15,10 @@ from jaxaug.training import checkpoint, metrics_log
 class Hook(typing.NamedTuple):
   """What happens every so many steps, and after the last one.
 
-  run(step, state, memory, writer) -> memory. `memory` is a pytree of arrays
-  that is checkpointed beside the state, such as the best weights so far. A
-  memory with a 'stop' other than 0 makes this step the last one, also when the
-  run is resumed.
+  run(step, state, kept, writer) -> kept. `kept`, the loop's `hook_state`, is a
+  pytree of arrays that is checkpointed beside the state, such as the best
+  weights so far. One with a 'stop' other than 0 makes this step the last one,
+  also when the run is resumed.
   """
   every: int
   run: typing.Callable
@@ -32,8 +32,8 @@ def due(step: int, every: int, total: int) -> bool:
   return step == total or (every > 0 and step % every == 0)
 
 
-def stride(most: int, *every: int) -> int:
-  """Returns the most steps of one dispatch after which all that is due falls.
+def whole_calls(most: int, *every: int) -> int:
+  """Returns how many steps one call may take, so that what is due falls after.
 
   Args:
     most: at most so many.
@@ -61,28 +61,33 @@ def repeat(step):
   return several
 
 
-def _ended(memory) -> bool:
-  return isinstance(memory, dict) and bool(memory.get('stop', 0))
+def _ended(hook_state) -> bool:
+  return isinstance(hook_state, dict) and bool(hook_state.get('stop', 0))
 
 
-def _records(out, stride: int) -> list[dict[str, float]]:
-  """Returns the logs of one dispatch as numbers, a step each.
+def _records(out, axis: bool) -> list[dict[str, float]]:
+  """Returns the logs of one call as numbers, a step each.
 
   A log of several runs gets a name for each: `train_loss/0`.
+
+  Args:
+    out: name -> a number, or one for each run.
+    axis: whether they have a leading axis of steps.
   """
-  out = jax.device_get(out)
-  count = len(next(iter(out.values()))) if stride > 1 else 1
-  records = [{} for _ in range(count)]
+  out = {name: np.asarray(values) if axis else np.asarray(values)[None]
+         for name, values in jax.device_get(out).items()}
+  records = [{} for _ in next(iter(out.values()))]
   for name, values in out.items():
-    for record, value in zip(records, np.reshape(values, (count, -1)),
-                             strict=True):
-      one = np.ndim(values) == (stride > 1)
-      record |= {name if one else f'{name}/{i}': float(v)
-                 for i, v in enumerate(value)}
+    for record, value in zip(records, values, strict=True):
+      if value.ndim:
+        record |= {f'{name}/{i}': float(v) for i, v in enumerate(value)}
+      else:
+        record[name] = float(value)
   return records
 
 
-def _check(pending, step: int, stride: int, folder) -> list[dict[str, float]]:
+def _check(pending, step: int, axis: bool, title: str,
+           folder) -> list[dict[str, float]]:
   """Returns the pending logs as numbers, or names the first bad step.
 
   What was checked before is there as numbers already.
@@ -90,18 +95,21 @@ def _check(pending, step: int, stride: int, folder) -> list[dict[str, float]]:
   values = []
   for out in pending:
     done = isinstance(next(iter(out.values())), float)
-    values += [out] if done else _records(out, stride)
+    values += [out] if done else _records(out, axis)
   first = step - len(values) + 1
   for i, record in enumerate(values):
     for name, value in record.items():
       if not math.isfinite(value):
-        kept = folder / 'checkpoints'
         raise errors.InputError(
-            f'step {first + i}: {name} is {value}; stopped. Expected a finite '
-            'number: lower the learning rate.' + (
-                f' The last good checkpoint stays in {kept}.'
-                if kept.exists() else ' No checkpoint was due before it.'))
+            f'{title}: step {first + i}: {name} is {value}; stopped. Expected '
+            f'a finite number: lower the learning rate. {_kept(folder)}')
   return values
+
+
+def _kept(folder) -> str:
+  kept = folder / 'checkpoints'
+  return (f'The last good checkpoint stays in {kept}.' if kept.exists() else
+          'No checkpoint was due before it.')
 
 
 def _record(records, step: int, writer, show):
@@ -114,9 +122,9 @@ def _record(records, step: int, writer, show):
 
 # All of it is deferred: half a checkpoint read or closed is worth nothing.
 @interrupts.deferred()
-def run(step, batches, state, memory, *, steps: int, folder, title: str,
+def run(step, batches, state, hook_state, *, steps: int, folder, title: str,
         log_every: int = 50, save_every: int = 1000,
-        hooks: tuple[Hook, ...] = (), stride: int = 1):
+        hooks: tuple[Hook, ...] = (), steps_per_call: int = 1):
   """Runs `state, logs = step(state, batches(i))` for i in 0..steps - 1.
 
   Resumes from the newest checkpoint in `folder` to the same bits. A signal
@@ -126,60 +134,62 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
     step: jitted, donates its state; `logs` are scalars, or one number for each
       of several runs.
     batches: a pure function of the step.
-    state, memory: pytrees of arrays, as they are at step 0.
+    state, hook_state: pytrees of arrays, as they are at step 0.
     steps: the total, earlier launches included.
     folder: where metrics.jsonl, tensorboard/ and checkpoints/ stand.
     title: names the run on the terminal.
     log_every: steps between records; each is the mean since the last.
     save_every: steps between checkpoints.
     hooks: see Hook.
-    stride: steps that one call of `step` takes; what is logged then has a
-      leading axis of so many, and all that is done every so many steps is a
-      multiple of it. The last call may have fewer to take, see `repeat`.
+    steps_per_call: steps that one call of `step` takes; of several, logs have
+      an axis, and all that is done every so many steps is a multiple of it. The
+      last call may have fewer to take, see `repeat`.
 
   Returns:
-    (state, memory, seconds): as they are after the last step taken, and how
+    (state, hook_state, seconds): as they are after the last step taken, and how
     long it took, launches that a checkpoint continues included.
 
   Raises:
     InputError: a log that is not finite; names the step.
-    signals.Interrupted: the user asked to stop.
+    interrupts.Interrupted: the user asked to stop.
   """
   folder = pathlib.Path(folder)
   keep = checkpoint.open(folder / 'checkpoints')
   start, pending, begun = 0, [], time.monotonic()
-  if found := keep.restore({'state': state, 'memory': memory}):
+  if found := keep.restore({'state': state, 'hook_state': hook_state}):
     start, tree, extra = found
     pending = extra['pending']
     begun -= extra['seconds']
-    state, memory = tree['state'], tree['memory']
+    state, hook_state = tree['state'], tree['hook_state']
     console.say(f'{title}: continues after step {start} of {steps}')
   metrics_log.truncate(folder, start)
-  writer, ended = metrics_log.writer(folder), _ended(memory)
+  writer, ended = metrics_log.writer(folder), _ended(hook_state)
+  axis = steps_per_call > 1
   try:
     with console.progress(title, steps, start) as show:
-      for i in range(start, start if ended else steps, stride):
+      for i in range(start, start if ended else steps, steps_per_call):
         state, out = step(state, batches(i))
-        done = min(i + stride, steps)
-        if stride > 1:
+        done = min(i + steps_per_call, steps)
+        if axis:
           out = {name: values[:done - i] for name, values in out.items()}
         pending.append(out)
         stop = interrupts.asked()
         save = stop or (done < steps and due(done, save_every, steps))
         if save or due(done, log_every, steps):
-          pending = _check(pending, done, stride, folder)
+          pending = _check(pending, done, axis, title, folder)
         if due(done, log_every, steps):
           _record(pending, done, writer, show)
           pending = []
         for hook in hooks:
           if due(done, hook.every, done if ended else steps):
-            memory = hook.run(done, state, memory, writer)
-            ended = _ended(memory)
+            hook_state = hook.run(done, state, hook_state, writer)
+            ended = _ended(hook_state)
         if ended and pending:
-          _record(_check(pending, done, stride, folder), done, writer, show)
+          pending = _check(pending, done, axis, title, folder)
+          _record(pending, done, writer, show)
           pending = []
         if save:
-          keep.save(done, {'state': state, 'memory': memory},
+          keep.save(done, {'state': state, 'hook_state': hook_state},
                     {'pending': list(pending),
                      'seconds': time.monotonic() - begun})
         if stop:
@@ -190,4 +200,4 @@ def run(step, batches, state, memory, *, steps: int, folder, title: str,
   finally:
     writer.close()
     keep.close()
-  return state, memory, time.monotonic() - begun
+  return state, hook_state, time.monotonic() - begun

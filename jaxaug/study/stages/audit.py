@@ -1,4 +1,5 @@
-"""Stage 4b: a pool is held against the real images, for copies and leaks."""
+"""A pool is held against the real images, for copies and leaks."""
+import functools
 import math
 import time
 
@@ -7,8 +8,31 @@ import numpy as np
 from jaxaug.core import console, errors, files, types
 from jaxaug.data import images
 from jaxaug.evaluation import copies
+from jaxaug.study import tasks as study_tasks
 
+# A change of what this stage computes belongs into its key.
+VERSION = 3
 PAIRS = 10
+
+
+def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
+          made: dict) -> list[study_tasks.Task]:
+  """Returns a task for each pool; features are those of the judge."""
+  return [_task(study, fold, pool, *made['judge'].values())
+          for pool in made['pool'].values()]
+
+
+def _task(study, fold, pool: study_tasks.Task,
+          judge: study_tasks.Task) -> study_tasks.Task:
+  folder = study.folder('audit', pool.name, [
+      VERSION, pool.key, judge.key, fold.digests('train', 'test')])
+
+  def work():
+    run(folder, name=fold.label(pool.name), pool=pool.read(),
+        train=fold.splits.train, test=fold.splits.test,
+        features=judge.read().features)
+  return study_tasks.Task('audit', pool.name, folder, work,
+                          functools.partial(read, folder))
 
 
 def run(folder: files.Folder, *, name: str, pool: types.Split,

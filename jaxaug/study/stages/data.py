@@ -1,14 +1,39 @@
-"""Stage 1: a source becomes seeded splits on disk, with their hashes."""
+"""A source becomes seeded splits on the disk, with their hashes."""
+import functools
 import pathlib
 import time
 
 import numpy as np
 
-from jaxaug.core import console, errors, registry, types
-from jaxaug.core import files as artefacts
+from jaxaug.core import console, errors, files, registry, types
 from jaxaug.data import images, splits
+from jaxaug.study import tasks as study_tasks
 
+# A change of what this stage computes belongs into its key.
+VERSION = 3
 _PARTS = ('train', 'validation', 'test', 'unused')
+
+
+def folds(config: dict) -> int:
+  """How many folds a study goes through; 1 without cross-validation."""
+  given = config['data']
+  return given['folds'] if given.get('folds') and given.get(
+      'fold') is None else 1
+
+
+def tasks(config: dict, workdir: pathlib.Path) -> list[study_tasks.Task]:
+  """Returns the task of each fold; no study is known before they are done."""
+  out = []
+  for number in range(count := folds(config)):
+    given = config['data'] | ({'fold': number} if count > 1 else {})
+    key = files.digest([VERSION, config['seed'], given,
+                        files.fingerprint(given.get('path'))])
+    folder = files.folder(workdir / 'data', key)
+    out.append(study_tasks.Task(
+        'data', given['source'], folder,
+        functools.partial(run, folder, seed=config['seed'], **given),
+        functools.partial(read, folder)))
+  return out
 
 
 def arguments(*, source: str, resize=None, crop=None, **given):
@@ -35,29 +60,7 @@ def arguments(*, source: str, resize=None, crop=None, **given):
   return load, load_args, {k: v for k, v in given.items() if k in cuts}
 
 
-def fingerprint(path: str | None) -> list:
-  """What would change if the files below `path` did; costs no reading."""
-  root = pathlib.Path(path or '').expanduser()
-  if not path or not root.exists():
-    return []
-  files = [root] if root.is_file() else sorted(
-      f for f in root.rglob('*') if f.is_file())
-  return [[str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns]
-          for f in files]
-
-
-# A change of what this stage computes belongs into its key.
-_VERSION = 2
-
-
-def key(*, seed: int, **config) -> str:
-  """Names the stage's folder: its config and its files."""
-  files = fingerprint(config.get('path'))
-  return artefacts.digest(
-      {'version': _VERSION, 'seed': seed, 'files': files, **config})
-
-
-def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
+def run(folder: files.Folder, *, seed: int, **config) -> dict:
   """Loads, splits and writes the data; returns the manifest."""
   begun = time.monotonic()
   load, load_args, split_args = arguments(**config)
@@ -71,12 +74,12 @@ def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
       if fit and (split := getattr(dataset, part)) is not None})
   made = splits.make(dataset, seed=seed, **split_args)
   # Here, as numpy does not say that the disk is full.
-  artefacts.check_space(folder.partial, sum(
+  files.check_space(folder.partial, sum(
       array.nbytes for part in _PARTS for array in getattr(made, part)))
-  artefacts.begin(folder.partial)
+  files.begin(folder.partial)
   for part in _PARTS:
     split = getattr(made, part)
-    with artefacts.writing(folder.partial):
+    with files.writing(folder.partial):
       for field, array in split._asdict().items():
         np.save(folder.partial / f'{part}_{field}.npy', array)
   report = dict(made.report)
@@ -87,17 +90,20 @@ def run(folder: artefacts.Folder, *, seed: int, **config) -> dict:
                  for part, counts in report.pop('counts').items()},
       'digests': report.pop('sha256'), 'overlaps': report.pop('duplicates'),
       **report, 'seconds': time.monotonic() - begun}
-  artefacts.finish(folder.partial, folder.final, manifest)
+  files.finish(folder.partial, folder.final, manifest)
   sizes = ', '.join(f'{len(getattr(made, part).labels)} {part}'
                     for part in _PARTS)
   console.say(f'data: {dataset.name}, {len(made.class_names)} classes, '
-           f'{sizes} images')
+              f'{sizes} images')
   return manifest
 
 
-def read(folder: artefacts.Folder) -> splits.Splits:
-  """Returns what `run` wrote; images are mapped from the disk."""
-  manifest = artefacts.manifest(folder.final)
+def read(folder: files.Folder) -> splits.Splits:
+  """Returns what `run` wrote; images are mapped from the disk.
+
+  `report` is the manifest: 'shape', 'digests', 'counts', 'overlaps' and more.
+  """
+  manifest = files.manifest(folder.final)
   def split(part):
     try:
       return types.Split(*(

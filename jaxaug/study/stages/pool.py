@@ -1,14 +1,48 @@
-"""Stage 4: the averaged generator draws a labelled synthetic set."""
+"""The averaged generator draws a labelled synthetic set."""
+import functools
 import time
 
 import jax
 import numpy as np
 
-from jaxaug.core import console, errors, files, types
-from jaxaug.data import images, pixels, splits
+from jaxaug.core import console, errors, files, randomness, registry, types
+from jaxaug.data import images, pixels, pools, splits
+from jaxaug.study import schema
+from jaxaug.study import tasks as study_tasks
 
+# A change of what this stage computes belongs into its key.
+VERSION = 4
 # A selector that keeps fewer than one image in this many has failed.
 MOST_DRAWS = 20
+
+
+def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
+          made: dict) -> list[study_tasks.Task]:
+  """Returns a task for each of config.pools."""
+  return [_task(study, fold, name, made['generate'][block['generator']])
+          for name, block in study.config['pools'].items()]
+
+
+def _task(study, fold, name: str,
+          source: study_tasks.Task) -> study_tasks.Task:
+  block, seed = study.config['pools'][name], study.seed('pool', name)
+  size, names = fold.pool_sizes[name], fold.splits.class_names
+  select = registry.build(
+      'selectors', block['selector'], schema.arguments(block, schema.POOL),
+      f'config.pools.{name}', fold.splits.train, key='selector')
+  folder = study.folder('pool', name, [
+      VERSION, source.key, fold.digests('train'), block, size, seed, names])
+
+  def work():
+    trained = source.read()
+    run(folder, name=fold.label(name), spec=study.spec, model=trained.model,
+        variables=trained.variables(), generator=block['generator'],
+        generator_key=source.key, data=fold.splits, seed=seed,
+        selector=block['selector'], per_class=size,
+        batch_size=block['batch_size'], select=select)
+  return study_tasks.Task('pool', name, folder, work,
+                          functools.partial(read, folder,
+                                            fold.digests('train')[0]))
 
 
 def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
@@ -23,7 +57,7 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
   begun = time.monotonic()
   key = jax.random.key(seed)
   sample = jax.jit(model.sample)
-  rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+  rng = randomness.generator(seed)
   wanted = np.full(spec.num_classes, per_class)
   found, draws = [], 0
   while wanted.any():
@@ -44,30 +78,38 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
       wanted[k] -= len(rows)
     draws += 1
   found.sort(key=lambda x: x[:3])
-  pool = types.Split(np.stack([x[3] for x in found]),
-                     np.array([x[0] for x in found], np.int32),
-                     np.arange(len(found)))
+  images_, labels = (np.stack([x[3] for x in found]),
+                     np.array([x[0] for x in found], np.int32))
   files.begin(folder.partial)
-  files.save_npz(folder.partial / 'pool.npz', images=pool.images,
-                     labels=pool.labels,
-                     batch=np.array([x[1] for x in found], np.int32),
-                     row=np.array([x[2] for x in found], np.int32))
+  files.save_npz(folder.partial / 'pool.npz', images=images_, labels=labels,
+                 batch=np.array([x[1] for x in found], np.int32),
+                 row=np.array([x[2] for x in found], np.int32))
   manifest = {
       'generator': generator, 'generator_key': generator_key, 'seed': seed,
       'class_names': list(data.class_names), 'per_class': per_class,
       'batch_size': batch_size, 'selector': selector,
-      'drawn': draws * batch_size,
-      'digest': images.digest(pool.images, pool.labels),
+      'drawn': draws * batch_size, 'digest': images.digest(images_, labels),
       'train_digest': data.report['digests']['train'],
       'seconds': time.monotonic() - begun}
   files.finish(folder.partial, folder.final, manifest)
-  console.say(f'pool {name}: {len(found)} images kept of {draws * batch_size} '
-           f'drawn')
+  console.say(f'pool {name}: {len(found)} images kept of '
+              f'{draws * batch_size} drawn')
   return manifest
 
 
-def read(folder: files.Folder) -> types.Split:
-  """Returns the pool that `run` wrote."""
-  arrays = files.load_npz(folder.final / 'pool.npz')
+def read(folder: files.Folder, train_digest: str = '') -> types.Split:
+  """Returns the pool that `run` wrote.
+
+  train_digest: the training split that its generator may have seen; '' for
+    any.
+
+  Raises:
+    InputError: it is damaged, or its generator learned from other images.
+  """
+  arrays, manifest = pools.read(folder.final)
+  if train_digest and manifest['train_digest'] != train_digest:
+    raise errors.InputError(
+        f'pool {folder.final}: its generator learned from other training '
+        "images than this study's; expected the same split. Delete its folder.")
   return types.Split(arrays['images'], arrays['labels'],
                      np.arange(len(arrays['labels'])))

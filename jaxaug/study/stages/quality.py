@@ -1,20 +1,54 @@
-"""Stage 6a: how good a pool is, beside the real splits and as real ones are."""
+"""How good a pool is: every metric, beside the real splits and as they are."""
+import functools
 import pathlib
 import time
 
 from jaxaug.core import errors, files, types
 from jaxaug.data import images
 from jaxaug.evaluation import features, measure
+from jaxaug.study import budget
+from jaxaug.study import tasks as study_tasks
+from jaxaug.study.stages import judge
+from jaxaug.training import fit as fits
 
+# A change of what this stage computes belongs into its key.
+VERSION = 2
 # (what the pool is held against, its column); the last is the yardstick: real
 # training images in the place of the pool.
 PAIRS = {'train': ('train', 'pool'), 'test': ('test', 'pool'),
          'real': ('test', 'train')}
 
 
-def run(folder: files.Folder, *, name: str, sets: dict, eye: features.FeatureExtractor,
-        metrics: tuple[str, ...], cache: pathlib.Path | None = None,
-        fit=None) -> dict:
+def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
+          made: dict) -> list[study_tasks.Task]:
+  """Returns a task for each pool."""
+  return [_task(study, fold, pool) for pool in made['pool'].values()]
+
+
+def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
+  metrics, fit, trains = study.config['evaluation']['metrics'], None, None
+  if 'fit' in measure.needs(measure.blocks(metrics)):
+    block, net = study.config['judge'], judge.network(study)
+    trains = {'steps': budget.base_steps(block, len(fold.labels)),
+              'batch_size': block['batch_size'], 'seed': study.seed('fit')}
+    fit = fits.fitter(net, devices=study.machine.devices, **trains)
+    trains['network'] = [net.model, net.arguments]
+  folder = study.folder('quality', pool.name, [
+      VERSION, pool.key, study.extractor.identity, metrics, trains,
+      fold.digests('train', 'test')])
+
+  def work():
+    run(folder, name=fold.label(pool.name), extractor=study.extractor, fit=fit,
+        sets={'pool': pool.read(), 'train': fold.splits.train,
+              'test': fold.splits.test},
+        metrics=metrics, cache=features.cache())
+  return study_tasks.Task('quality', pool.name, folder, work,
+                          functools.partial(read, folder))
+
+
+def run(folder: files.Folder, *, name: str, sets: dict,
+        extractor: features.FeatureExtractor, metrics: tuple[str, ...],
+        cache: pathlib.Path | None = None, fit=None) -> dict:
   """Computes every metric of a pool beside the training and the test images.
 
   Nothing is chosen by what is found here.
@@ -23,13 +57,13 @@ def run(folder: files.Folder, *, name: str, sets: dict, eye: features.FeatureExt
     folder: where to; all is in the manifest, see `read`.
     name: the pool's.
     sets: 'pool', 'train' and 'test' -> types.Split.
-    eye: the network that looks.
+    extractor: what looks.
     metrics: files of image_metrics/.
     cache: folder that keeps what was seen of the real splits.
     fit: for metrics that train a classifier.
   """
   begun, blocks = time.monotonic(), measure.blocks(metrics)
-  seen = {which: _look(eye, split, measure.needs(blocks),
+  seen = {which: _extract(extractor, split, measure.needs(blocks),
                        f'{which} images of {name}',
                        cache if which != 'pool' else None)
           for which, split in sets.items()}
@@ -38,7 +72,7 @@ def run(folder: files.Folder, *, name: str, sets: dict, eye: features.FeatureExt
     for metric, block in blocks.items():
       try:
         found = measure.rows({metric: block}, seen[real], seen[fake],
-                             eye.network, fit=fit)
+                             extractor.network, fit=fit)
       except errors.InputError as e:  # Too few images for one is no disaster.
         notes += [str(e)] * (str(e) not in notes)
         continue
@@ -49,16 +83,17 @@ def run(folder: files.Folder, *, name: str, sets: dict, eye: features.FeatureExt
             'real': row.real, 'fake': row.fake}
   notes += [note for note in measure.notes(seen['test'], seen['pool'])
             if note not in notes]
-  manifest = {'quality': eye.identity | {'rows': rows, 'notes': notes},
+  manifest = {'quality': extractor.identity | {'rows': rows, 'notes': notes},
               'seconds': time.monotonic() - begun}
   files.begin(folder.partial)
   files.finish(folder.partial, folder.final, manifest)
   return manifest
 
 
-def _look(eye, split: types.Split, needs, title, cache) -> types.ImageSet:
+def _extract(extractor, split: types.Split, needs, title,
+             cache) -> types.ImageSet:
   return features.of_array(
-      eye, split.images, needs, split.labels, title, cache=cache,
+      extractor, split.images, needs, split.labels, title, cache=cache,
       digest=images.digest(split.images) if cache else '')
 
 

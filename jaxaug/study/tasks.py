@@ -1,0 +1,132 @@
+"""Tasks: pieces of a study's work, each with a folder that is whole or absent.
+
+A folder is named by a hash of all that its work reads, so that a second launch
+skips what is done and a changed setting redoes what depends on it.
+"""
+import functools
+import pathlib
+import typing
+
+import numpy as np
+
+from jaxaug.core import files, registry, types
+from jaxaug.data import splits
+from jaxaug.evaluation import features
+
+
+class Task(typing.NamedTuple):
+  """One piece of work.
+
+  stage: a file of stages/, and the folder of the workdir that it lies in.
+  name: among the tasks of its stage and fold.
+  folder: where what it makes stands.
+  work(): fills the folder, and may fill those of its siblings.
+  read(): what the folder holds, as the stage's `read` says.
+  steps: of its training; 0 for none.
+  """
+  stage: str
+  name: str
+  folder: files.Folder
+  work: typing.Callable[[], typing.Any]
+  read: typing.Callable[[], typing.Any]
+  steps: int = 0
+
+  @property
+  def key(self) -> str:
+    """What a task that reads this one has in its own hash."""
+    return self.folder.final.name
+
+  @property
+  def done(self) -> bool:
+    """Whether the folder is whole; InputError if it was damaged since."""
+    return files.is_done(self.folder.final)
+
+  def manifest(self) -> dict:
+    """Returns what is written down of the finished work."""
+    return files.manifest(self.folder.final)
+
+
+class Machine(typing.NamedTuple):
+  """How work is done; no number depends on it but by rounding.
+
+  devices: mesh. steps_per_call: steps of one dispatch, at most. together:
+  whether the runs of an arm train in one program. save_every, sample_every:
+  steps between checkpoints, and between grids of samples.
+  """
+  devices: typing.Any
+  steps_per_call: int
+  together: bool
+  save_every: int
+  sample_every: int
+
+
+class Fold(typing.NamedTuple):
+  """One split of the data; the only one without cross-validation.
+
+  number: its place, or None for the only one.
+  pool_sizes: pool -> images of each class in it.
+  """
+  number: int | None
+  data: Task
+  splits: splits.Splits
+  pool_sizes: dict[str, int] = {}
+
+  def digests(self, *parts: str) -> list[str]:
+    """Names the contents of some splits in a hash."""
+    return [self.splits.report['digests'][part] for part in parts]
+
+  def label(self, name: str) -> str:
+    """What a task is called among those of all folds, in logs and folders."""
+    return name if self.number is None else f'{name}.fold{self.number}'
+
+  def title(self, name: str) -> str:
+    """The same for a reader of the report."""
+    return name if self.number is None else f'{name}, fold {self.number}'
+
+  @property
+  def labels(self) -> np.ndarray:
+    """Labels of the training split, int32 [N]."""
+    return np.asarray(self.splits.train.labels)
+
+
+class Study(typing.NamedTuple):
+  """What every stage knows: the config, the images, the machine.
+
+  tasks: for each fold, stage -> its tasks by name, in the order of the work.
+  """
+  config: dict
+  workdir: pathlib.Path
+  spec: types.ImageSpec
+  arms: tuple
+  machine: Machine
+  folds: tuple[Fold, ...]
+  tasks: tuple[dict[str, dict[str, Task]], ...] = ()
+
+  def seed(self, *purpose) -> int:
+    """A seed of its own for everything that has a name."""
+    return int(files.digest([self.config['seed'], *purpose])[:7], 16)
+
+  @property
+  def extractor(self) -> features.FeatureExtractor:
+    """The frozen network that looks at generated images."""
+    block = self.config['evaluation']
+    return _extractor(block['extractor'], block['weights'],
+                      block['batch_size'], self.machine.devices)
+
+  def folder(self, stage: str, name: str, reads) -> files.Folder:
+    """Names the folder of a task by all that its work reads, a JSON value."""
+    return files.folder(self.workdir / stage, f'{name}-{files.digest(reads)}')
+
+  def all_tasks(self):
+    """Yields every task of every fold, in the order of the work."""
+    for stages in self.tasks:
+      for tasks in stages.values():
+        yield from tasks.values()
+
+
+@functools.lru_cache(1)
+def _extractor(name, weights, batch_size, devices) -> features.FeatureExtractor:
+  given = {'weights': weights} if weights else {}
+  network = registry.build('extractors', name, given, 'config.evaluation',
+                           key='extractor')
+  return features.extractor(network, devices, batch_size)

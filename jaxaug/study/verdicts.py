@@ -1,0 +1,237 @@
+"""Predictions of runs become numbers of arms, and differences verdicts."""
+import math
+
+import numpy as np
+
+from jaxaug.core import errors, registry
+from jaxaug.evaluation import confusion, stats
+from jaxaug.study import arms
+
+
+def metrics(metric: str, minority: tuple) -> dict:
+  """Returns name -> file of metrics/, without those that lack their classes.
+
+  Raises:
+    InputError: `metric`, by which the study judges, is not among them.
+  """
+  blocks = {name: registry.find('metrics', name)
+            for name in registry.names('metrics')}
+  registry.find('metrics', metric, 'config.metric')
+  kept = {name: block for name, block in blocks.items()
+          if minority or 'classes' not in registry.arguments(block.compute)}
+  if metric not in kept:
+    raise errors.InputError(
+        f'config.metric: {metric!r} needs classes to look at; expected '
+        'config.minority to name some, or another metric.')
+  return kept
+
+
+def _value(block, logits, labels, minority) -> float | None:
+  """Returns a metric of one run; None where it is not defined."""
+  given = {'classes': minority} if 'classes' in registry.arguments(
+      block.compute) else {}
+  value = block.compute(block.update(None, logits, labels), **given)
+  return value if math.isfinite(value) else None
+
+
+def curve(records, names) -> list[dict]:
+  """Joins records of one step; keeps the steps that have the first name.
+
+  None stands for what was not finite, which JSON does not know.
+  """
+  steps = {}
+  for record in records:
+    steps.setdefault(record['step'], {}).update(record)
+  return [{'step': step} | {k: r[k] if math.isfinite(r[k]) else None
+                            for k in names if k in r}
+          for step, r in sorted(steps.items()) if names[0] in r]
+
+
+def _over_folds(values, folds: int) -> list:
+  """One number a fold, the mean of its runs; one a run where folds is 1."""
+  return (np.reshape(values, (folds, -1)).mean(1).tolist() if folds > 1
+          else list(values))
+
+
+def _summary(block, values: list, folds: int) -> dict:
+  """Returns a metric's words, its number of each run, and their mean."""
+  summary = {'mean': None, 'std': None, 'n': 0} if None in values else (
+      stats.summary(_over_folds(values, folds)))
+  return {'label': block.LABEL, 'percent': block.PERCENT,
+          'lower_is_better': block.LOWER_IS_BETTER, **summary,
+          'values': values}
+
+
+def _run(run, blocks: dict, classes: int, minority: tuple[int, ...]) -> dict:
+  """Returns the numbers of one finished run, see stages/classify.py."""
+  predicted = run.logits.argmax(-1)
+  return run.manifest | {
+      'values': {name: _value(block, run.logits, run.labels, minority)
+                 for name, block in blocks.items()},
+      'labels': run.labels, 'wrong': predicted != run.labels,
+      'confusion': confusion.counts(run.labels, predicted, classes),
+      'curve': run.records}
+
+
+def _arm(description: str, runs: list[dict], blocks: dict, metric: str,
+         folds: int) -> dict:
+  total = sum(r['confusion'] for r in runs)
+  first = runs[0]
+  metrics = {name: _summary(block, [r['values'][name] for r in runs], folds)
+             for name, block in blocks.items()}
+  return {
+      'description': description, 'real': first['real'],
+      'synthetic': first['synthetic'], 'steps': first['steps'],
+      'values': metrics[metric]['values'], 'metrics': metrics,
+      'chosen_steps': [r['chosen_step'] for r in runs],
+      'validation_errors': [r['validation_error'] for r in runs],
+      'per_class_error': confusion.share(total.sum(1) - np.diag(total),
+                                         total.sum(1)),
+      'per_class': confusion.per_class(total), 'confusion': total.tolist(),
+      'curves': [curve(r['curve'], ('validation_error', 'train_loss'))
+                 for r in runs],
+      'seconds': sum(r['seconds'] for r in runs)}
+
+
+def _mcnemar(arm: list[dict], other: list[dict]) -> list[dict]:
+  """Compares two arms image by image, run by run."""
+  for a, b in zip(arm, other, strict=True):
+    if not np.array_equal(a['labels'], b['labels']):
+      raise errors.InputError(
+          f'run {a["run"]}: two arms were tested on other images; expected '
+          'the same. Delete their folders in classify/.')
+  return [stats.mcnemar(a['wrong'], b['wrong'])
+          for a, b in zip(arm, other, strict=True)]
+
+
+def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
+               metric: str, baseline: str, against: dict[str, str],
+               alpha: float, classes: int, folds: int = 1,
+               minority: tuple[int, ...] = ()) -> dict:
+  """Returns a classifier's entry of results.json: every arm and its verdict.
+
+  Args:
+    finished: arm -> its runs as stages/classify.py reads them, the same runs in
+      all arms; fold by fold, as many runs in each.
+    descriptions: arm -> its line for the reader.
+    metric: a file of metrics/; what the verdict is about.
+    baseline: the arm that the others are compared with,
+    against: but for these: arm -> the arm that it is compared with.
+    alpha: level of the tests.
+    classes: number of classes.
+    folds: parts of a cross-validation; 1 for one test split.
+    minority: numbers of the classes that minority_accuracy looks at.
+  """
+  blocks = metrics(metric, minority)
+  runs = {arm: [_run(run, blocks, classes, minority) for run in each]
+          for arm, each in finished.items()}
+  rows = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
+          for arm, each in runs.items()}
+  for arm, entry in rows.items():
+    if None in entry['values']:
+      raise errors.InputError(
+          f'config.metric: {metric} of run {entry["values"].index(None)} of '
+          f'the arm {arm!r} is not a number; expected a training that does '
+          'not diverge (a lower learning_rate), and images of every class '
+          'that the metric looks at.')
+  compared = stats.compare({arm: entry['values'] for arm, entry in
+                            rows.items()}, baseline, alpha,
+                           blocks[metric].LOWER_IS_BETTER, against, folds)
+  for arm, row in compared.items():
+    rows[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
+        runs[arm], runs[row['baseline']])}
+  # The network is the same in every arm and run.
+  first, block = runs[baseline][0], blocks[metric]
+  return {k: first[k] for k in ('model', 'parameters', 'steps')} | {
+      'baseline': baseline, 'metric': metric, 'label': block.LABEL,
+      'percent': block.PERCENT, 'lower_is_better': block.LOWER_IS_BETTER,
+      'folds': folds, 'arms': rows}
+
+
+def across(classifiers: dict, alpha: float) -> dict:
+  """Combines each arm's differences over two classifiers or more.
+
+  Args:
+    classifiers: name -> what `classifier` returned, all of the same arms.
+    alpha: intervals cover 1 - alpha.
+
+  Returns:
+    arm -> what stats.mixed gives, and p_corrected, Holm's over the arms;
+    {} for a single classifier.
+  """
+  if len(classifiers) < 2:
+    return {}
+  first = next(iter(classifiers.values()))
+  folds = first['folds']
+  out = {}
+  for arm, row in first['arms'].items():
+    if arm != first['baseline']:
+      out[arm] = stats.mixed({
+          name: _over_folds(np.subtract(
+              c['arms'][arm]['values'],
+              c['arms'][row['baseline']]['values']), folds)
+          for name, c in classifiers.items()}, alpha,
+                             stats.test_share(folds))
+  corrected = stats.holm([row['p'] for row in out.values()])
+  return {arm: row | {'p_corrected': p}
+          for (arm, row), p in zip(out.items(), corrected, strict=True)}
+
+
+def ratios(chosen: tuple[arms.Arm, ...], entry: dict,
+           alpha: float) -> list[dict]:
+  """Orders arms that differ in their ratio alone, so that it can be drawn.
+
+  Args:
+    chosen: the arms of the study.
+    entry: what `classifier` returned of them.
+    alpha: intervals cover 1 - alpha.
+
+  Returns:
+    For every pool and treatment (augmentation, mixture, loss) of which one
+    kind of use has two ratios or more: 'pool', 'plain' (the arm of real images
+    alone under the treatment, which has the ratio 0; or None) and 'lines',
+    'replace' or 'add' -> points by rising ratio, each with arm, ratio, n,
+    mean, and low and high (the mean's interval; None for one run).
+  """
+  groups, plain = {}, {}
+  for arm in chosen:
+    if found := arm.ratio:
+      kinds = groups.setdefault((arm.pool, arm.treatment), {})
+      kinds.setdefault(found[0], {}).setdefault(found[1], arm.name)
+    elif not arm.pool and not arm.oversample:
+      plain.setdefault(arm.treatment, arm.name)
+  out, folds = [], entry['folds']
+  def point(ratio, arm):
+    values = _over_folds(entry['arms'][arm]['values'], folds)
+    mean = stats.paired(values, np.zeros(len(values)), alpha,
+                        stats.test_share(folds))
+    return {'arm': arm, 'ratio': ratio, 'mean': mean['difference']} | {
+        k: mean[k] for k in ('low', 'high', 'n')}
+  for (pool, treatment), kinds in groups.items():
+    zero = plain.get(treatment)
+    lines = {kind: [point(*at) for at in sorted(
+        (({0.0: zero} if zero else {}) | found).items())]
+             for kind, found in kinds.items() if len(found) > 1}
+    if lines:
+      out.append({'pool': pool, 'plain': zero, 'lines': lines})
+  return out
+
+
+def published(figures: list[dict], classifiers: dict) -> list[dict]:
+  """Sets published figures beside the study's own.
+
+  Args:
+    figures: config.published.
+    classifiers: name -> what `classifier` returned.
+
+  Returns:
+    Each figure with 'label' and 'percent' of its metric, and 'ours': mean, std
+    and n.
+  """
+  out = []
+  for figure in figures:
+    arm = classifiers[figure['classifier']]['arms'][figure['arm']]
+    ours = arm['metrics'][figure['metric']]
+    out.append(figure | {k: ours[k] for k in ('label', 'percent')} | {
+        'ours': {k: ours[k] for k in ('mean', 'std', 'n')}})
+  return out
