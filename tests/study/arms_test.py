@@ -10,9 +10,10 @@ import pytest
 
 import launch
 from jaxaug.core import files
-from jaxaug.study import plan, run, schema
-from jaxaug.study.stages import classify
-from jaxaug.training import loop, metrics_log
+from jaxaug.data import images
+from jaxaug.study import budget, run, schema
+from jaxaug.study.stages import generate, judge
+from jaxaug.training import fit, loop, metrics_log
 
 CONFIG = """
 from configs import common
@@ -70,7 +71,7 @@ def workdir(config, tmp_path_factory):
   """The study with runs one after the other."""
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(pathlib.Path(__file__).parents[2])
-    classify._programs.cache_clear()
+    fit._programs.cache_clear()
     out = tmp_path_factory.mktemp('study')
     launched(config, out)
     patch.undo()
@@ -86,15 +87,16 @@ def rows(workdir) -> dict:
 def test_one_compilation_serves_all_arms_and_runs(config, tmp_path, together,
                                                   stride):
   """Also where their lengths differ, and are no multiples of the stride."""
-  classify._programs.cache_clear()
+  fit._programs.cache_clear()
   launched(config, tmp_path, 'budget=epochs', f'steps_per_call={stride}',
            f'runs_at_once={"yes" if together else "no"}')
-  programs = {net.where: classify._programs(
-      net, 2 * (together and net.where != 'config.judge'), stride)
+  several = {'config.classifiers.cnn': 2 if together else None}
+  programs = {net.where: fit._programs(net, fit.Axes(
+      several.get(net.where), stride if stride > 1 else None))
       for net in _networks(tmp_path)}
   assert set(programs) == {'config.judge', 'config.classifiers.cnn'}
   # One more is the judge's to predict with, which has no step to compile.
-  assert classify._programs.cache_info().currsize == 2 + together
+  assert fit._programs.cache_info().currsize == 2 + together
   for made in programs.values():
     assert made.step._cache_size() == 1
   steps = {row['steps'] for row in rows(tmp_path).values()}
@@ -104,9 +106,9 @@ def test_one_compilation_serves_all_arms_and_runs(config, tmp_path, together,
 def _networks(workdir):
   given = files.read_json(workdir / 'config.json')
   with run.plan(given, workdir) as opened:
-    yield plan.judge_network(opened)
+    yield judge.network(opened)
     for name, block in given['classifiers'].items():
-      yield classify.network(
+      yield fit.network(
           opened.spec, f'config.classifiers.{name}', block['model'],
           schema.arguments(block, schema.CLASSIFIER))
 
@@ -156,16 +158,16 @@ def test_runs_at_once_are_runs_one_by_one(config, workdir, tmp_path, stride):
 def test_runs_at_once_resume_to_the_same_bits(config, tmp_path, monkeypatch):
   args = 'runs_at_once=yes', 'steps_per_call=2'
   launched(config, tmp_path / 'whole', *args)
-  finish, calls = classify._finish, []
+  finish, calls = fit._finish, []
   def die(*given, **more):  # Amid what the runs of an arm leave behind.
     calls.append(1)
     if len(calls) == 2:
       raise KeyboardInterrupt
     return finish(*given, **more)
-  monkeypatch.setattr(classify, '_finish', die)
+  monkeypatch.setattr(fit, '_finish', die)
   assert launch.main([f'--config={config}', f'--workdir={tmp_path / "w"}',
                       *(f'--config.{a}' for a in args)]) == 130
-  monkeypatch.setattr(classify, '_finish', finish)
+  monkeypatch.setattr(fit, '_finish', finish)
   launched(config, tmp_path / 'w', *args)
   assert rows(tmp_path / 'w')['real']['values'] == (
       rows(tmp_path / 'whole')['real']['values'])
@@ -183,9 +185,9 @@ def test_budgets(config, workdir, tmp_path):
   given = files.read_json(tmp_path / 'config.json')
   with run.plan(given, tmp_path) as opened:
     net = list(_networks(tmp_path))[1]
-    generator = 4 * plan._generator_flops(opened.models['cgan'], opened.spec,
-                                           8)
-  more = math.ceil(generator / classify.step_flops(net, 8))
+    generator = 4 * budget.generator_flops(
+        generate.model(opened, 'cgan'), opened.spec, 8)
+  more = math.ceil(generator / budget.classifier_flops(net, 8))
   assert more > 0
   for arm, row in found.items():
     assert row['steps'] == 8 + more * (arm not in ('cutmix_synthetic', 'fill',
@@ -212,10 +214,13 @@ def test_a_leak_stops_the_study(config, tmp_path, capsys):
   args = [f'--config={config}', f'--workdir={tmp_path}']
   assert launch.main([*args, '--stage=judge']) == 0
   data, = (tmp_path / 'data').iterdir()
-  pool, = (tmp_path / 'pools').iterdir()
+  pool, = (tmp_path / 'pool').iterdir()
   arrays = files.load_npz(pool / 'pool.npz')
   arrays['images'][:3] = np.load(data / 'test_images.npy')[:3]
   files.save_npz(pool / 'pool.npz', **arrays)
+  about = files.read_json(pool / 'manifest.json')
+  files.write_json(pool / 'manifest.json', about | {
+      'digest': images.digest(arrays['images'], arrays['labels'])})
   capsys.readouterr()
   for _ in range(2):  # Whether the audit is new or was there.
     assert launch.main(args) == 2
@@ -262,9 +267,9 @@ def test_several_steps_a_call_are_those_of_single_calls(tmp_path):
         lambda state, batch, several=several: several(state, *batch))
     state, _, _ = loop.run(  # The last call has two steps to take.
         one, batches, np.float32(0), {}, steps=11, folder=tmp_path /
-        str(stride), title='', log_every=6, save_every=6, stride=stride)
+        str(stride), title='', log_every=6, save_every=6, steps_per_call=stride)
     ends.append((float(state), (tmp_path / str(stride) /
                                 'metrics.jsonl').read_text()))
   assert ends[0] == ends[1]
-  assert loop.stride(10, 50, 500, 50) == 10 and loop.stride(10, 0) == 10
-  assert loop.stride(10, 6, 4) == 2 and loop.stride(1, 8, 4) == 1
+  assert loop.whole_calls(10, 50, 500, 50) == 10 and loop.whole_calls(10, 0) == 10
+  assert loop.whole_calls(10, 6, 4) == 2 and loop.whole_calls(1, 8, 4) == 1

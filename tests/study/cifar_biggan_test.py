@@ -3,9 +3,8 @@ import jax
 import pytest
 
 import launch
-from jaxaug.core import types
-from jaxaug.study import schema
-from jaxaug.study.stages import generate
+from jaxaug.core import registry, types
+from jaxaug.study import arms, schema
 
 RGB = types.ImageSpec(32, 32, 3, 10)
 
@@ -32,10 +31,11 @@ def test_generator_arms_and_classifiers(variant, steps, epochs):
               b1=0.0, b2=0.999, loss='hinge', diff_augment='translation,cutout',
               mirror=True, ema_decay=0.9999, ema_start=1000)
   assert {key: block[key] for key in want} == want
-  model = generate.build(RGB, '', block['model'], schema.arguments(block))
+  model = registry.build('generators', block['model'], schema.arguments(block),
+                         '', RGB)
   state = jax.eval_shape(model.init, jax.random.key(0))
   assert model.parameters(state) == {'g': 4_304_387, 'd': 4_207_361}
-  assert [(arm['name'], schema.how(arm)) for arm in got['arms']] == [
+  assert [(arm.name, arm.how) for arm in arms.read(got['arms'])] == [
       ('real', {}),
       *((f'replace_{p}', {'replace': p / 100}) for p in (20, 40, 60, 80, 100)),
       *((f'add_{p}', {'add': p / 100}) for p in (20, 40, 60, 80, 100))]

@@ -11,6 +11,7 @@ import pytest
 from jaxaug.core import files, interrupts, registry, types
 from jaxaug.data import images, mixing, pixels
 from jaxaug.evaluation import collapse
+from jaxaug.evaluation import curve as curves
 from jaxaug.evaluation import features as extraction
 from jaxaug.study import results
 from jaxaug.study.stages import generate
@@ -49,125 +50,9 @@ def validation(real):
 
 
 def looks(eye, validation, train, **given):
-  return generate.curve(eye, validation, 10, train=train, **{
-      'metric': 'fid', 'every': EVERY, 'images': 200, 'collapse': SHARES,
+  return curves.make(eye, validation, 10, train=train, **{
+      'metric': 'fid', 'every': EVERY, 'images': 200, 'shares': SHARES,
       **given})
-
-
-# --------------------------------------------------------------- the numbers
-def test_obedience_of_real_images_is_that_of_a_discriminant(
-    eye, real, train, validation):
-  """scikit-learn's linear discriminant, of the same rule."""
-  lda = pytest.importorskip('sklearn.discriminant_analysis')
-  features = extraction.of_array(eye, train.images, {'features'}).features
-  seen = extraction.of_array(eye, validation.images, {'features'}).features
-  theirs = lda.LinearDiscriminantAnalysis(
-      solver='lsqr', shrinkage=0.1, priors=np.full(10, 0.1)).fit(
-          features.astype(np.float64), train.labels)
-  predict = collapse.discriminant(features, train.labels)
-  np.testing.assert_array_equal(predict(seen), theirs.predict(seen))
-  # By the curve itself: the images of each class that it asks for.
-  curve = looks(eye, validation, train)
-  rows = np.concatenate([np.flatnonzero(real.test.labels == k)[:20]
-                         for k in range(10)])
-  order = np.empty(200, int)
-  order[np.argsort(curve.labels, kind='stable')] = rows
-  given = real.test.images[order]
-  drawn = extraction.of_array(eye, given, {'features'}).features
-  _, found = curve.score(given)
-  assert found['obedience'] == pytest.approx(
-      (theirs.predict(drawn) == curve.labels).mean())
-  assert 0.6 < found['obedience'] < 0.9
-  assert curve.watch.real['obedience'] == pytest.approx(np.mean([
-      theirs.score(seen[validation.labels == k],
-                   validation.labels[validation.labels == k])
-      for k in range(10)]))
-  assert curve.watch.floor == {'obedience': 0.1, 'diversity': 0.}
-
-
-def test_diversity_is_that_of_pairwise_distances(eye, real, train, validation):
-  distance = pytest.importorskip('scipy.spatial.distance')
-  curve = looks(eye, validation, train)
-  given = real.test.images[np.random.default_rng(0).permutation(2000)[:200]]
-  drawn, known = (extraction.of_array(eye, x, {'features'}).features.astype(
-      np.float64) for x in (given, train.images))
-  want = np.mean([distance.pdist(drawn[curve.labels == k]).mean() /
-                  distance.pdist(known[train.labels == k]).mean()
-                  for k in range(10)])
-  assert curve.score(given)[1]['diversity'] == pytest.approx(want, rel=1e-9)
-  assert want > 1.2  # All classes are in each.
-
-
-def test_what_real_images_do_not_show_is_not_watched(eye, train, validation):
-  """One class; labels that say nothing; classes of one image; no wish."""
-  one = train._replace(labels=np.zeros_like(train.labels))
-  curve = generate.curve(
-      eye, validation._replace(labels=np.zeros_like(validation.labels)), 1,
-      metric='fid', every=1, images=100, train=one, collapse=SHARES)
-  assert list(curve.watch.real) == ['diversity']
-  rng = np.random.default_rng(0)
-  mixed = validation._replace(labels=rng.permutation(validation.labels))
-  assert list(looks(eye, mixed, train).watch.real) == ['diversity']
-  firsts = np.unique(train.labels, return_index=True)[1]
-  alone = looks(eye, validation, part(train, firsts)).watch
-  assert not alone.real and not alone.shares and alone.measure(None) == {}
-  known, seen = (extraction.of_array(eye, x.images, {'features'}).features
-                 for x in (train, validation))
-  few = collapse.watch(known, train.labels, seen, validation.labels,
-                       np.repeat([0, 1], 20), SHARES)  # Not all are asked for.
-  assert list(few.real) == ['obedience', 'diversity']
-  assert few.floor['obedience'] == 0.1
-  assert looks(eye, validation, train, collapse={
-      'obedience': 0, 'diversity': 0.}).watch is None
-  assert looks(eye, validation, train, every=0) is None
-  assert looks(eye, part(validation, slice(0, 1)), train) is None
-
-
-def test_only_some_training_images_are_looked_at(eye, real, validation,
-                                                 monkeypatch):
-  seen = []
-  of_array = extraction.of_array
-  monkeypatch.setattr(extraction, 'of_array', lambda eye, array, *args: (
-      seen.append(len(array)), of_array(eye, array, *args))[1])
-  looks(eye, validation, real.train)
-  assert seen == [300, 2000] and len(real.train.labels) == 5000
-
-
-# ------------------------------------------------------------------ the rule
-def watch(**shares):
-  return collapse.Watch(None, {'obedience': 0.9, 'diversity': 1.},
-                        {'obedience': 0.1, 'diversity': 0.}, SHARES | shares)
-
-
-@pytest.mark.parametrize('obedience, diversity, shares, stop', [
-    ([.1, .1, .1, .1], [1., .1, .1, .1], {}, None),  # At chance: too early.
-    ([.8, .4, .4], [1., 1., 1.], {}, 2),
-    ([.8, .4, .8, .4], [1., 1., 1., 1.], {}, None),  # Not in a row.
-    ([.8, .45, .45], [1., 1., 1.], {}, 2),  # 0.35 of 0.7 over chance is half.
-    ([.8, .46, .46], [1., 1., 1.], {}, None),
-    ([.48, .11, .11], [1., 1., 1.], {}, None),  # Never half of real images.
-    ([.52, .11, .11], [1., 1., 1.], {}, 2),
-    ([.8, .4, .4], [1., 1., 1.], {'obedience': 0}, None),
-    ([.8, .05, .05], [1., 1., 1.], {'obedience': 0}, None),
-    ([.8, .4, .4], [1., 1., 1.], {'obedience': .3}, None),
-    ([.8, .8, .8, .8], [.8, .5, .39, .39], {}, 3),
-    ([.8, .8, .8], [.45, .1, .1], {}, None),
-    ([.9, .9, .9], [2., .6, .6], {}, None),  # More than real is no height.
-    ([1., .51, .51], [1., 1., 1.], {}, None),
-    ([.1, .9, .9, .9], [1., .7, .4, .4], {}, None),  # Of what obeys nothing.
-    ([.1, .9, .9, .9], [1., .7, .3, .3], {}, 3),
-    ([.8, .4, .8, .8], [1., 1., .4, .4], {}, 3),
-])
-def test_rule(obedience, diversity, shares, stop):
-  made = watch(**shares)
-  memory, found = collapse.start(made), None
-  for i, (a, b) in enumerate(zip(obedience, diversity, strict=True)):
-    # A hair lower, so that halves are below halves.
-    memory = collapse.follow(made, memory, {'obedience': a - 1e-4,
-                                            'diversity': b - 1e-4})
-    if collapse.cause(memory) and found is None:
-      found = i
-  assert found == stop
 
 
 # ------------------------------------------------------------- the training
@@ -227,14 +112,14 @@ def test_collapse_ends_a_training_with_the_best_kept(
     return
   assert found['collapsed_at'] == steps[-1] == 14  # The second look after 10.
   assert found['collapsed']['number'] == number
-  assert found['chosen_step'] == 10 and generate.read(folder, made) == {
-      'step': 10}
+  assert found['chosen_step'] == 10 and generate.read(
+      folder, made).variables() == {'step': 10}
   # The loop ended as after a last step: a record and a grid.
   assert [r['step'] for r in records if 'g_loss' in r] == [3, 6, 9, 12, 14]
   assert records[-1]['g_loss'] == np.mean([12, 13])
   assert [f.name for f in (folder.final / 'samples').iterdir()] == [
       'step_000014.png']
-  entry = results.generator(folder, 'model')
+  entry = results.generator(generate.read(folder, made), 'model')
   assert [entry[k] for k in ('steps', 'collapsed_at', 'chosen_step')] == [
       STEPS, 14, 10]
   last = entry['choice'][-1][f'{number}_pixels']
@@ -311,7 +196,7 @@ def test_several_steps_a_call_stop_at_the_same_look(tmp_path, train, curve,
                                                     undisturbed):
   made, want = undisturbed
   folder = files.folder(tmp_path, 'g')
-  found = trained(folder, made, train, curve, stride=2, log_every=2)
+  found = trained(folder, made, train, curve, steps_per_call=2, log_every=2)
   assert found['collapsed_at'] == 14
   arrays = files.load_npz(folder.final / 'variables.npz')
   assert {k: v.tobytes() for k, v in arrays.items()} == want[1]

@@ -6,6 +6,7 @@ import pytest
 
 from jaxaug.core import files, registry, types
 from jaxaug.data import pixels
+from jaxaug.evaluation import curve as curves
 from jaxaug.evaluation import features, measure
 from jaxaug.study import results
 from jaxaug.study.stages import generate, quality
@@ -42,7 +43,7 @@ def test_a_pool_of_real_images_is_like_them(tmp_path, real, eye):
   found = {}
   for name, pool in pools.items():
     folder = files.folder(tmp_path, name)
-    quality.run(folder, name=name, sets=sets | {'pool': pool}, eye=eye,
+    quality.run(folder, name=name, sets=sets | {'pool': pool}, extractor=eye,
                 metrics=('fid', 'kid', 'prdc', 'copying', 'authenticity'),
                 cache=tmp_path / 'features')
     found[name] = quality.read(folder)
@@ -66,7 +67,7 @@ def test_what_cannot_be_computed_is_a_note(tmp_path, real, eye):
   few = part(real.train, slice(0, 4))
   folder = files.folder(tmp_path, 'few')
   quality.run(folder, name='few', sets=dict.fromkeys(
-      ('pool', 'train', 'test'), few), eye=eye, metrics=('fid', 'prdc'))
+      ('pool', 'train', 'test'), few), extractor=eye, metrics=('fid', 'prdc'))
   found = quality.read(folder)
   assert list(found['rows']) == ['fd_pixels']
   assert any('prdc' in note for note in found['notes'])
@@ -92,7 +93,7 @@ def model(real):
 @pytest.mark.parametrize('metric', ['fid', 'kid'])
 def test_the_lowest_point_of_the_curve_is_kept(tmp_path, real, eye, metric):
   made, folder = model(real), files.folder(tmp_path, 'g')
-  curve = generate.curve(eye, part(real.test, slice(0, 150)), 10,
+  curve = curves.make(eye, part(real.test, slice(0, 150)), 10,
                          metric=metric, every=2, images=150)
   assert len(curve.labels) == 200  # Whole batches.
   assert (np.bincount(curve.labels) == 20).all()
@@ -100,10 +101,10 @@ def test_the_lowest_point_of_the_curve_is_kept(tmp_path, real, eye, metric):
                train=part(real.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10, curve=curve)
-  assert generate.read(folder, made) == {'step': 6}
+  assert generate.read(folder, made).variables() == {'step': 6}
   manifest = files.manifest(folder.final)
   assert manifest['chosen_step'] == 6
-  entry = results.generator(folder, 'model')
+  entry = results.generator(generate.read(folder, made), 'model')
   assert [p['step'] for p in entry['choice']] == [2, 4, 6, 8, 10]
   values = [p[curve.name] for p in entry['choice']]
   assert min(values) == values[2]
@@ -115,21 +116,21 @@ def test_without_validation_or_without_a_curve_the_last_weights_stay(
     tmp_path, real, eye):
   given = {'metric': 'fid', 'images': 100}
   none = part(real.test, slice(0, 0))
-  assert generate.curve(eye, none, 10, every=2, **given) is None
-  assert generate.curve(eye, real.test, 10, every=0, **given) is None
+  assert curves.make(eye, none, 10, every=2, **given) is None
+  assert curves.make(eye, real.test, 10, every=0, **given) is None
   made, folder = model(real), files.folder(tmp_path, 'g')
   generate.run(folder, name='g', spec=types.ImageSpec(28, 28, 1, 10),
                train=part(real.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10)
-  assert generate.read(folder, made) == {'step': 10}
+  assert generate.read(folder, made).variables() == {'step': 10}
   assert files.manifest(folder.final)['chosen_step'] == 10
 
 
 def test_the_curve_sees_what_the_model_draws(real, eye):
   """The score is the metric of exactly these images."""
   some = part(real.test, slice(0, 150))
-  curve = generate.curve(eye, some, 10, metric='fid', every=2, images=100)
+  curve = curves.make(eye, some, 10, metric='fid', every=2, images=100)
   drawn = pixels.to_uint8(real.train.images[:100] / 127.5 - 1)
   want = measure.compare(some.images, drawn, eye.network, ('fid',))
   assert curve.score(drawn) == (pytest.approx(want['fd_pixels'].value), {})

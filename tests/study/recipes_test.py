@@ -7,7 +7,7 @@ import pytest
 from configs import recipes
 from jaxaug.core import types
 from jaxaug.study import schema
-from jaxaug.study.stages import classify
+from jaxaug.training import fit
 
 RGB = types.ImageSpec(32, 32, 3, 10)
 NAMES = [name for name, _ in inspect.getmembers(recipes, inspect.isfunction)
@@ -49,7 +49,7 @@ def test_recipe(name):
     assert tuple(round(m * epochs) for m in block['milestones']) == drops
   else:
     assert block['schedule'] == 'constant'
-  rule = classify.build(classify.network(
+  rule = fit.build(fit.network(
       RGB, 'config.classifiers.x', block['model'],
       schema.arguments(block, schema.CLASSIFIER)))
   state = jax.eval_shape(rule.init, jax.random.key(0), 1)

@@ -55,10 +55,10 @@ sys.exit(status)
 """
 # Parts of a study by the files that they touch.
 TRAINING = 'generate/.*/checkpoints/'
-POOL = 'pools/.*partial'
+POOL = 'pool/.*partial'
 CLASSIFYING = 'classify/.*/checkpoints/'
 CLASSIFY = 'classify/'
-EVALUATE = 'evaluate/'
+RESULTS = 'results/'
 VARYING = {'seconds', 'created', 'stamp', 'command', 'stages'}
 
 
@@ -113,7 +113,7 @@ pytestmark = pytest.mark.usefixtures('at_the_root')
 def undisturbed(tmp_path_factory):
   """A finished workdir, and how often each part touched its files."""
   root = tmp_path_factory.mktemp('undisturbed')
-  kinds = '|'.join((TRAINING, POOL, CLASSIFYING, CLASSIFY, EVALUATE))
+  kinds = '|'.join((TRAINING, POOL, CLASSIFYING, CLASSIFY, RESULTS))
   done = hooked(root / 'w', kinds, counts=root / 'counts.json')
   assert done.returncode == 0, done.stderr
   assert not done.stderr
@@ -152,9 +152,9 @@ def test_the_workdir_of_a_finished_study(undisturbed):
   assert 'From one noise to another' in (workdir / 'report.html').read_text()
   assert (workdir / 'report.html').stat().st_size > 10_000
   kinds = [f.parent.name for f in stages(workdir)]
-  assert {k: kinds.count(k) for k in ('data', 'generate', 'pools',
-                                      'classify')} == {
-      'data': 1, 'generate': 1, 'pools': 1, 'classify': 11}
+  assert {k: kinds.count(k) for k in set(kinds)} == {
+      'data': 1, 'generate': 1, 'pool': 1, 'judge': 1, 'audit': 1,
+      'classify': 10, 'quality': 1, 'results': 1}
   assert all((f / 'manifest.json').exists() for f in stages(workdir))
 
 
@@ -214,7 +214,7 @@ def test_kills_leave_no_trace(undisturbed, tmp_path):
       (POOL, draw.randint(1, counts[POOL])),
       (CLASSIFYING, draw.randint(1, counts[CLASSIFYING] // 2)),
       (CLASSIFY, draw.randint(1, counts[CLASSIFY] // 3)),
-      (EVALUATE, draw.randint(1, counts[EVALUATE]))])
+      (RESULTS, draw.randint(1, counts[RESULTS]))])
   assert re.search(r'generate cgan: continues after step (6|12|18) of 24', said)
 
 
@@ -226,7 +226,7 @@ def test_ten_kills_leave_no_trace(undisturbed, tmp_path):
       (kind, draw.randint(1, counts[kind] // parts)) for kind, parts in (
           (TRAINING, 2), (TRAINING, 3), (TRAINING, 4), (POOL, 1), (POOL, 1),
           (CLASSIFY, 4), (CLASSIFYING, 4), (CLASSIFY, 4), (CLASSIFYING, 8),
-          (EVALUATE, 1))])
+          (RESULTS, 1))])
 
 
 def damage(checkpoints):
@@ -296,7 +296,7 @@ def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished,
          for f in set(stages(finished)) - {finished / f.relative_to(
              undisturbed[0]) for f in stages(undisturbed[0])}}
   assert new == {'classify/cnn.replace_50.0', 'classify/cnn.replace_50.1',
-                 'evaluate/'}
+                 'results/'}
   old, now = results(undisturbed[0]), results(finished)
   assert old['devices'].startswith('1 x cpu, convolutions: ')
   assert now['devices'] == f'{old["devices"]} and another device'
@@ -313,7 +313,7 @@ def test_a_loss_that_is_not_finite(finished, capsys):
   before = snapshot(finished)
   line = refused(capsys, finished, '--config.save_every=1',
                  '--config.classifiers.cnn.learning_rate=1e30')
-  found = re.search(r'step (\d+): train_loss is (nan|inf); stopped', line)
+  found = re.search(r'^launch.py: classify cnn\.real\.0: step (\d+): train_loss is (nan|inf); stopped', line)
   assert found, line
   partial, = (finished / 'classify').glob('cnn.real.0-*.partial')
   assert str(partial / 'checkpoints') in line

@@ -16,8 +16,9 @@ import jax, numpy as np
 from jaxaug.core import files, types
 from jaxaug.data import mixing
 from jaxaug.data.datasets import fake
-from jaxaug.study.stages import classify, generate
-from jaxaug.training import mesh
+from jaxaug.core import registry
+from jaxaug.study.stages import generate
+from jaxaug.training import fit, mesh
 
 what, out = sys.argv[1], pathlib.Path(sys.argv[2])
 assert jax.device_count() == 8
@@ -26,7 +27,8 @@ data = fake.load(height=8, width=12, channels=3, num_classes=4, per_class=16,
 spec = types.ImageSpec(8, 12, 3, 4)
 
 def generator(folder, devices, name, **options):
-  model = generate.build(spec, 'config.generators.g', name, options)
+  model = registry.build('generators', name, options, 'config.generators.g',
+                         spec)
   generate.run(folder, name='g', spec=spec, train=data.train,
                train_digest='', model=model, steps=10, batch_size=16, seed=3,
                devices=devices, log_every=1, save_every=4, sample_every=5)
@@ -49,7 +51,7 @@ def ccgan(folder, devices):  # It adapts to the training split.
 def classifier(folder, devices, model='resnet', runs=1, **network):
   # The bank and its gather as in a study: real images, then a pool.
   parts = data.train, data.test
-  bank = classify.Bank(*mesh.replicate(devices, (
+  bank = fit.Bank(*mesh.replicate(devices, (
       np.concatenate([p.images for p in parts]),
       np.concatenate([p.labels for p in parts]))))
   mixed = mixing.compose(data.train.labels, data.test.labels, add=0.25,
@@ -57,14 +59,14 @@ def classifier(folder, devices, model='resnet', runs=1, **network):
   plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,
                      seed=(1, 0))
   network = network or {'depth': 8, 'width': 8, 'attention': 'dia'}
-  net = classify.network(spec, 'config.classifiers.c', model, {
+  net = fit.network(spec, 'config.classifiers.c', model, {
       'learning_rate': 0.02, 'accumulate': 2, **network})
-  treatment = classify.treatment(
-      {'flip': 0.5, 'shift': 2}, np.linspace(0.5, 1.5, 4), np.zeros(4),
-      mix='cutmix')
-  jobs = [classify.Job(folder if i == 0 else files.folder(
+  treatment = fit.Treatment(
+      fit.Feed(fit.pairs({'flip': 0.5, 'shift': 2}), 'cutmix'), 'batch',
+      np.float32(np.linspace(0.5, 1.5, 4)), np.zeros(4, np.float32))
+  jobs = [fit.Job(folder if i == 0 else files.folder(
       out, f'{folder.final.name}.{i}'), i + 1, plan, {}) for i in range(runs)]
-  classify.run(jobs, title='c', net=net, treatment=treatment, bank=bank,
+  fit.train(jobs, title='c', net=net, treatment=treatment, bank=bank,
                validation=data.test, test=data.test, steps=10, seed=5,
                devices=devices, eval_every=3, log_every=1, save_every=4)
 

@@ -51,8 +51,8 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
                       schema.arguments(block, schema.CLASSIFIER))
     fit.check_batch(net, block['batch_size'])
     for i, arm in enumerate(study.arms):
+      counts = sum(_counts(study, fold, i))
       with registry.within(where):
-        counts = sum(_counts(study, fold, i))
         mixing.check_batch(block['batch_size'], counts.sum())
       drawn = pools[arm.pool].key if arm.pool else ''
       out += _runs(study, fold, name, net, i, counts, drawn, spare, bank)

@@ -1,32 +1,16 @@
-"""What a stage does that no smaller part can show."""
+"""Predictions of finished runs become numbers and verdicts."""
 import math
 
 import numpy as np
 import pytest
 
 from jaxaug.core import errors, files, registry
-from jaxaug.data import images
-from jaxaug.study import results
-from jaxaug.study.stages import data
+from jaxaug.study import results, verdicts
+from jaxaug.study.stages import classify
 from jaxaug.training import metrics_log
 
 
-@pytest.mark.parametrize('crop, resize', [(48, 32), (32, 48), (None, 24),
-                                          (40, None)])
-def test_crop_and_resize_happen_once(tmp_path, crop, resize):
-  pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
-  labels = np.arange(40) % 2
-  np.savez(tmp_path / 'a.npz', x_train=pixels, y_train=labels)
-  folder = files.folder(tmp_path / 'data', 'x')
-  data.run(folder, seed=0, source='npz', path=str(tmp_path / 'a.npz'),
-           crop=crop, resize=resize)
-  made = data.read(folder)
-  expected = images.fit_all(pixels, resize, crop)
-  np.testing.assert_array_equal(made.train.images, expected[made.train.index])
-  np.testing.assert_array_equal(made.test.images, expected[made.test.index])
-
-
-def _folders(tmp_path, logits: dict, labels) -> dict:
+def _finished(tmp_path, logits: dict, labels) -> dict:
   """Writes finished runs: arm -> one logits [N, K] a run."""
   out = {}
   for arm, runs in logits.items():
@@ -43,7 +27,7 @@ def _folders(tmp_path, logits: dict, labels) -> dict:
           'model': 'cnn', 'steps': 7 + 2 * (arm != 'real'), 'parameters': 11,
           'run': k, 'real': 5, 'synthetic': 0, 'chosen_step': 3,
           'validation_error': .5, 'seconds': 1.})
-      out[arm].append(folder)
+      out[arm].append(classify.read(folder))
   return out
 
 
@@ -54,9 +38,9 @@ def _study(tmp_path, runs=4, arms=('real', 'a', 'b'), seed=0, **given):
   made = {arm: [(rng.normal(size=(90, 3)) + (1 + .5 * i) * np.eye(3)[y])
                 .astype(np.float32) for y in labels]
           for i, arm in enumerate(arms)}
-  folders = _folders(tmp_path / str(seed), made, labels)
-  entry = results.classifier(
-      folders, dict.fromkeys(arms, 'words'), **({
+  finished = _finished(tmp_path / str(seed), made, labels)
+  entry = verdicts.classifier(
+      finished, dict.fromkeys(arms, 'words'), **({
           'metric': 'error', 'baseline': 'real', 'against': {'b': 'a'},
           'alpha': .05, 'classes': 3} | given))
   return entry, made, labels
@@ -122,33 +106,33 @@ def test_runs_of_a_fold_are_averaged(tmp_path):
 
 def test_arms_that_saw_other_test_images_are_refused(tmp_path):
   labels = [np.array([0, 1, 2])]
-  folders = _folders(tmp_path, {'real': [np.eye(3)]}, labels) | _folders(
+  finished = _finished(tmp_path, {'real': [np.eye(3)]}, labels) | _finished(
       tmp_path, {'a': [np.eye(3)]}, [labels[0][::-1]])
   with pytest.raises(errors.InputError, match='expected the same'):
-    results.classifier(
-        folders, {'real': '', 'a': ''}, metric='error', baseline='real',
+    verdicts.classifier(
+        finished, {'real': '', 'a': ''}, metric='error', baseline='real',
         against={}, alpha=.05, classes=3)
 
 
 def test_a_diverged_run_spoils_its_probabilities_only(tmp_path):
   labels = [np.array([0, 1, 2])] * 3
   bad = np.full((3, 3), np.nan, np.float32)
-  folders = _folders(tmp_path, {'real': [np.eye(3)] * 3,
+  finished = _finished(tmp_path, {'real': [np.eye(3)] * 3,
                                 'a': [np.eye(3), bad, np.eye(3)]}, labels)
   given = {'baseline': 'real', 'against': {}, 'alpha': .05, 'classes': 3}
-  row = results.classifier(folders, {'real': '', 'a': ''}, metric='error',
+  row = verdicts.classifier(finished, {'real': '', 'a': ''}, metric='error',
                             **given)['arms']['a']
   assert row['values'] == [0, 2 / 3, 0]
   assert row['metrics']['mse']['mean'] is None
   assert row['metrics']['mse']['values'][1] is None
   with pytest.raises(errors.InputError, match="run 1 of the arm 'a'"):
-    results.classifier(folders, {'real': '', 'a': ''}, metric='mse', **given)
+    verdicts.classifier(finished, {'real': '', 'a': ''}, metric='mse', **given)
 
 
 def test_across_is_the_t_test_of_the_classifiers_means(tmp_path):
   scipy_stats = pytest.importorskip('scipy.stats')
   entries = {f'net{k}': _study(tmp_path, seed=k)[0] for k in range(3)}
-  got = results.across(entries, .05)
+  got = verdicts.across(entries, .05)
   assert list(got) == ['a', 'b']
   for arm, other in (('a', 'real'), ('b', 'a')):
     means = [np.mean(np.subtract(c['arms'][arm]['values'],
@@ -159,7 +143,7 @@ def test_across_is_the_t_test_of_the_classifiers_means(tmp_path):
                                scipy_stats.ttest_1samp(means, 0).pvalue)
     assert got[arm]['classifiers'] == 3
     assert got[arm]['p'] <= got[arm]['p_corrected'] <= 2 * got[arm]['p']
-  assert results.across({'net0': entries['net0']}, .05) == {}
+  assert verdicts.across({'net0': entries['net0']}, .05) == {}
 
 
 def test_results_reach_tensorboard(tmp_path):

@@ -1,0 +1,264 @@
+"""Every key of a config redoes exactly the tasks that read it."""
+import numpy as np
+import pytest
+
+from configs import common
+from jaxaug.augment import standard
+from jaxaug.core import errors, files, registry
+from jaxaug.data import images
+from jaxaug.study import arms, plan, results, schema
+from jaxaug.study.stages import classify
+from jaxaug.training import classifier
+
+GENERATED = {'generate', 'pool', 'audit', 'quality', 'classify', 'results'}
+DRAWN = GENERATED - {'generate'}
+JUDGED = {'judge', 'audit', 'results'}
+RUNS = {'classify', 'results'}
+ALL = {'data', 'judge'} | GENERATED
+# Key, or its beginning -> the stages of which some task is redone.
+READERS = {
+    'name': {'results'}, 'seed': ALL, 'runs': RUNS, 'metric': {'results'},
+    'minority': {'results'}, 'baseline': {'results'}, 'alpha': {'results'},
+    'budget': RUNS, 'log_every': GENERATED | JUDGED, 'save_every': {'results'},
+    'sample_every': {'results'}, 'eval_every': JUDGED | RUNS,
+    'runs_at_once': {'results'}, 'steps_per_call': {'results'},
+    'published': {'results'}, 'audit': {'results'},
+    'data': ALL, 'data.allow_overlap': {'data', 'results'},
+    'evaluation.extractor': GENERATED, 'evaluation.weights': None,
+    'evaluation.batch_size': {'results'},
+    'evaluation.metrics': {'quality', 'results'},
+    'curve': GENERATED, 'collapse': GENERATED,
+    'augmentations': JUDGED | RUNS, 'generators': GENERATED, 'pools': DRAWN,
+    'classifiers': RUNS, 'judge': JUDGED, 'arms': RUNS,
+    # Names of things, and what they are compared with.
+    'arms.name': RUNS, 'arms.baseline': {'results'},
+}
+# Other values of keys where any will not do; None: none is tried, as said.
+OTHERS = {
+    'metric': 'mse', 'minority': ('class_1',), 'baseline': 'add',
+    'budget': 'epochs', 'runs_at_once': 'yes', 'alpha': 0.1,
+    'published': (common.published('cnn', 'real', 0.1, source='a paper',
+                                   difference='its data'),),
+    'data.source': None,  # Another source has other classes: all is new.
+    'data.classes': 'class_0,class_1', 'data.imbalance': ('exponential', 2),
+    'data.resize': 12, 'data.crop': 6, 'data.per_class': 12,
+    'data.fraction': None,  # Excludes per_class.
+    'data.test_fraction': None,
+    'data.folds': None, 'data.fold': None,  # See arms_test.
+    'data.height': None, 'data.width': None,
+    'evaluation.extractor': 'scattering', 'evaluation.metrics': ('fid', 'kid'),
+    'evaluation.weights': None,  # By the digest of the file: extractors_test.
+    'curve.metric': 'kid', 'weights': None, 'model': None, 'generator': None,
+    'selector': 'not_copies', 'pool': None, 'augment': 'other',
+    'mix': 'mixup', 'partner': None, 'oversample': 40, 'arms.name': 'renamed',
+    'per_class': 120, 'loss': 'non_saturating', 'optimizer': 'sgd',
+    'schedule': 'constant', 'noise': 'uniform', 'balance': 'behind',
+    'statistics': 'batch', 'diff_augment': 'color', 'ada': 'b',
+    'conditioning': 'projection', 'g_norm': 'batch', 'dtype': 'bfloat16',
+    'padding': 'edge', 'consistency': None, 'consistency_on_fakes': None,
+    'label_smoothing': None, 'momentum': None, 'epochs': None,
+    'milestones': (0.25,), 'pool_size': None,
+}
+
+
+def config() -> dict:
+  """A study with one of everything, every argument written out."""
+  made = common.base()
+  made.name, made.runs = 'plan', 2
+  made.data.source, made.data.per_class = 'fake', 15
+  made.data.imbalance = ('exponential', 3)
+  made.evaluation.extractor, made.evaluation.metrics = 'pixels', ('fid',)
+  made.augmentations.standard = dict(flip=0.5, shift=1)
+  made.augmentations.other = dict(flip=0.25)
+  made.generators.cgan = common.generator('cgan', steps=4, batch_size=8,
+                                          g_widths=(8, 8), d_widths=(8, 8))
+  made.pools.cgan = common.pool('cgan')
+  made.classifiers.cnn = common.classifier('cnn', steps=4, batch_size=8,
+                                           widths=(4, 8), optimizer='adam')
+  made.judge.augment, made.judge.batch_size = 'standard', 8
+  made.judge.steps = 4
+  made.arms = (common.arm('real'), common.arm('add', pool='cgan', add=1.0),
+               common.arm('standard', augment='standard'),
+               common.arm('again', oversample='max'))
+  out = made.to_dict()
+  for block, *builds in (
+      (out['generators']['cgan'], registry.find('generators', 'cgan').build),
+      *((block, registry.find('classifiers', 'cnn').build, classifier.make)
+        for block in (out['classifiers']['cnn'], out['judge'])),
+      *((block, standard.make) for block in out['augmentations'].values())):
+    for build in builds:
+      for key, default in registry.arguments(build).items():
+        if key != 'where':
+          block.setdefault(key, default)
+  out['arms'] = tuple(arms.Arm(**arm)._asdict() for arm in out['arms'])
+  return out
+
+
+def leaves(node, path=()):
+  """Yields the path of every value of the config."""
+  if isinstance(node, dict) and node:
+    for key, value in node.items():
+      yield from leaves(value, (*path, key))
+  elif path and path[-1] == 'arms':
+    for i, arm in enumerate(node):
+      yield from leaves(arm, (*path, i))
+  else:
+    yield path
+
+
+def words(path) -> str:
+  """A path without the names that a study gives, such as 'arms.mix'."""
+  named = path[0] in ('augmentations', 'generators', 'pools', 'classifiers',
+                      'arms')
+  return '.'.join([path[0], *path[2:]] if named else path)
+
+
+def other(path, value):
+  """Returns another value for a key; None for none to try."""
+  name = words(path)
+  if path[0] == 'arms':
+    if value in (None, False) or value == 'real':
+      return None  # One choice of images excludes others; all stand on 'real'.
+    if path[-1] == 'baseline':
+      return 'standard' if path[1] != 2 else 'add'
+  for key in (name, path[-1]):
+    if key in OTHERS:
+      return OTHERS[key]
+  if isinstance(value, bool):
+    return not value
+  if isinstance(value, int):
+    return value + 1
+  if isinstance(value, float):
+    return value / 2 or 0.25
+  if isinstance(value, tuple) and value:
+    return tuple(2 * x for x in value)
+  if path[0] == 'name':
+    return 'another'
+  return None  # A placeholder that this source or block does not take.
+
+
+def readers(path) -> set[str]:
+  """Returns what READERS says of the longest beginning that it has."""
+  name = words(path)
+  while name not in READERS:
+    assert '.' in name, f'{".".join(map(str, path))}: who reads it?'
+    name = name.rpartition('.')[0]
+  return READERS[name]
+
+
+def changed(config, path, value) -> dict:
+  """Returns a copy with one other value."""
+  def walk(node, path):
+    if not path:
+      return value
+    first, *rest = path
+    if isinstance(node, tuple):
+      return (*node[:first], walk(node[first], rest), *node[first + 1:])
+    return node | {first: walk(node[first], rest)}
+  return walk(config, path)
+
+
+def folders(config, workdir) -> dict[str, set]:
+  """Returns stage -> the folders of its tasks, and of the results."""
+  schema.check(config)
+  study = plan.open_study(config, workdir)
+  out = {'results': {results.folder(study).final.name}}
+  for task in study.all_tasks():
+    out.setdefault(task.stage, set()).add(task.key)
+  return out
+
+
+CONFIG = config()
+PATHS = list(leaves(CONFIG))
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  return tmp_path_factory.mktemp('plan')
+
+
+@pytest.fixture(scope='module')
+def before(workdir):
+  return folders(CONFIG, workdir)
+
+
+def value_at(path):
+  node = CONFIG
+  for part in path:
+    node = node[part]
+  return node
+
+
+TRIED = [(path, other(path, value_at(path))) for path in PATHS]
+TRIED = [(path, value) for path, value in TRIED if value is not None]
+
+
+@pytest.mark.parametrize('path, value', TRIED, ids=[
+    '.'.join(map(str, path)) for path, _ in TRIED])
+def test_a_key_redoes_what_reads_it(before, workdir, path, value):
+  assert value != value_at(path)
+  after = folders(changed(CONFIG, path, value), workdir)
+  redone = {stage for stage in before if before[stage] != after[stage]}
+  assert redone == readers(path) or (
+      # Of arms and what only they use: nothing but their own runs.
+      path[0] in ('arms', 'augmentations') and redone <= readers(path)
+      and 'results' in redone)
+
+
+def test_nearly_every_key_is_tried():
+  assert len(TRIED) > 0.6 * len(PATHS) > 60
+  for path in PATHS:
+    assert readers(path) or path[-1] == 'weights'
+
+
+def test_an_arm_redoes_its_own_runs_only(before, workdir):
+  after = folders(changed(CONFIG, ('arms', 2, 'augment'), 'other'), workdir)
+  new = {key.rpartition('-')[0] for key in after['classify'] - before[
+      'classify']}
+  assert new == {'cnn.standard.0', 'cnn.standard.1'}
+
+
+def test_a_changed_judge_redoes_the_classifiers_that_a_metric_trains(workdir):
+  """CAS trains the judge's network for the judge's steps."""
+  given = changed(CONFIG, ('evaluation', 'metrics'), ('fid', 'cas'))
+  before = folders(given, workdir)
+  for key, value in (('steps', 7), ('batch_size', 9), ('hidden', 5)):
+    after = folders(changed(given, ('judge', key), value), workdir)
+    assert before['quality'] != after['quality'], key
+  after = folders(changed(given, ('judge', 'augment'), 'other'), workdir)
+  assert before['quality'] == after['quality']  # CAS augments nothing.
+  assert before['judge'] != after['judge']
+
+
+@pytest.fixture
+def drawn(tmp_path):
+  """A study whose pool is drawn, and that pool's task."""
+  study = plan.open_study(changed(CONFIG, ('runs',), 1), tmp_path)
+  made, = study.tasks
+  for task in (*made['generate'].values(), *made['pool'].values()):
+    task.work()
+  return study, made['pool']['cgan']
+
+
+def test_labels_of_a_pool_are_read(drawn):
+  """A pool in another order of its classes gives the counts that arms ask."""
+  study, task = drawn
+  arrays = files.load_npz(task.folder.final / 'pool.npz')
+  order = np.random.default_rng(0).permutation(len(arrays['labels']))
+  arrays = {name: array[order] for name, array in arrays.items()}
+  files.save_npz(task.folder.final / 'pool.npz', **arrays)
+  files.write_json(task.folder.final / 'manifest.json', task.manifest() | {
+      'digest': images.digest(arrays['images'], arrays['labels'])})
+  fold, want = study.folds[0], np.bincount(study.folds[0].labels)
+  bank = classify._bank(fold.data, (task,), study.machine.devices)
+  made = classify._plan(fold, 1, study.arms[1], bank, 8, (1, 0))
+  for positions in (made.real, made.synthetic):
+    np.testing.assert_array_equal(np.bincount(bank.labels[positions]), want)
+
+
+def test_a_generator_that_saw_other_images_is_refused(drawn):
+  _, task = drawn
+  files.write_json(task.folder.final / 'manifest.json',
+                   task.manifest() | {'train_digest': 'another'})
+  with pytest.raises(errors.InputError, match='other training images'):
+    task.read()
