@@ -1,4 +1,4 @@
-"""What a run says on the terminal: lines, and how far it is."""
+"""What a run says on the terminal: lines, durations, how far it is."""
 import contextlib
 import functools
 import sys
@@ -17,6 +17,19 @@ def say(line: str):
     _console().print(line, markup=False, highlight=False, soft_wrap=True)
   else:
     print(line, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """Returns seconds in the units that a person would use: '3 min 20 s'."""
+  if seconds < 10:
+    return f'{seconds:.1f} s'
+  whole = round(seconds)
+  if whole < 60:
+    return f'{whole} s'
+  if whole < 3600:
+    return f'{whole // 60} min {whole % 60:02d} s'
+  minutes = round(seconds / 60)
+  return f'{minutes // 60} h {minutes % 60:02d} min'
 
 
 @contextlib.contextmanager
@@ -39,7 +52,8 @@ def progress(title: str, total: int, start: int = 0, *,
   """
   if terminal is None:
     terminal = sys.stdout.isatty()
-  show = _bar(title, total, start) if terminal else _lines(title, every)
+  show = (_bar(title, total, start, unit) if terminal else
+          _lines(title, every))
   with show as show:
     begun, first, last = clock(), None, None
 
@@ -50,38 +64,37 @@ def progress(title: str, total: int, start: int = 0, *,
         first = step, now  # The rate leaves out the first step: it compiles.
       last = step, text
       if step < total:
-        show(step, _status(step, total, first, now, text, unit=unit),
+        show(step, _status(step, total, unit, first, now, text),
              now - begun, False)
 
     try:
       yield update
     finally:
       if last:
-        now = clock()
-        status = _status(last[0], total, first, now, last[1], now - begun,
-                         unit)
-        show(last[0], status, now - begun, True)
+        (step, text), now = last, clock()
+        show(step, _status(step, total, unit, first, now, text, now - begun),
+             now - begun, True)
 
 
-def _status(step, total, first, now, text, spent=None, unit='step') -> str:
+def _status(step: int, total: int, unit: str, first: tuple, now: float,
+            text: str, spent: float | None = None) -> str:
+  """Returns how far a loop is.
+
+  first: the first step that was done, and when. spent: seconds in all, where
+  the loop is over.
+  """
   parts = [f'{unit} {step}/{total}']
   if step > first[0] and now > first[1]:
     rate = (step - first[0]) / (now - first[1])
-    parts.append(f'{rate:{".3g" if rate < 100 else ".0f"}} {unit}s/s')
+    number = f'{rate:.3g}' if rate < 100 else f'{rate:.0f}'
+    parts.append(f'{number} {unit}s/s')
     if spent is None:
-      parts.append(f'{_time((total - step) / rate)} left')
+      parts.append(f'{duration((total - step) / rate)} left')
   if spent is not None:
-    parts.append(f'in {_time(spent)}')
-  return '  '.join(parts + [text] * bool(text))
-
-
-def _time(seconds: float) -> str:
-  seconds = round(seconds)
-  if seconds < 100:
-    return f'{seconds} s'
-  if seconds < 6000:
-    return f'{seconds // 60} min {seconds % 60:02d} s'
-  return f'{seconds // 3600} h {seconds % 3600 // 60:02d} min'
+    parts.append(f'in {duration(spent)}')
+  if text:
+    parts.append(text)
+  return '  '.join(parts)
 
 
 @contextlib.contextmanager
@@ -92,12 +105,12 @@ def _lines(title, every):
     nonlocal due
     if end or seconds >= due:
       due = seconds + every
-      print(f'{title}  {status}', flush=True)
+      say(f'{title}  {status}')
   yield show
 
 
 @contextlib.contextmanager
-def _bar(title, total, start):
+def _bar(title, total, start, unit):
   import rich.progress as rich
   columns = (rich.TextColumn('{task.description}', markup=False),
              rich.BarColumn(),
@@ -105,6 +118,6 @@ def _bar(title, total, start):
   with rich.Progress(*columns, console=_console(),
                      refresh_per_second=4) as bar:
     task = bar.add_task(title, total=total, completed=start,
-                        status=f'step {start}/{total}')
+                        status=f'{unit} {start}/{total}')
     yield lambda step, status, seconds, end: bar.update(
         task, completed=step, status=status)

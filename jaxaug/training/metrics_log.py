@@ -15,6 +15,7 @@ import typing
 import numpy as np
 
 from jaxaug.core import files
+from jaxaug.data import images
 
 
 class Writer(typing.NamedTuple):
@@ -89,11 +90,10 @@ def _scalars(values):
 
 
 def _image(name, image):
-  from PIL import Image
   from tensorboard.compat.proto import summary_pb2
   height, width, channels = image.shape
   png = io.BytesIO()
-  Image.fromarray(image[..., 0] if channels == 1 else image).save(png, 'png')
+  images.to_pil(image).save(png, 'png')
   return summary_pb2.Summary(value=[summary_pb2.Summary.Value(
       tag=name, image=summary_pb2.Summary.Image(
           height=height, width=width, colorspace=channels,
