@@ -279,8 +279,8 @@ def main(argv) -> int:
     if results:  # There are none before the stage results.
       import rich.console
 
-      from jaxaug.study.report import html
-      rich.console.Console().print(html.verdict_table(results))
+      from jaxaug.study.report import table
+      rich.console.Console().print(table.verdict_table(results))
       if flags.stage in ('all', 'report'):
         print(f'report: {os.path.join(workdir, "report.html")}')
     return 0

@@ -7,6 +7,7 @@ import numpy as np
 from jaxaug.core import files
 from jaxaug.evaluation import confusion
 from jaxaug.study import arms, tasks, verdicts
+from jaxaug.study.report import pictures
 from jaxaug.study.stages import classify, judge
 from jaxaug.training import mesh, metrics_log
 
@@ -148,15 +149,6 @@ def _classifiers(study: tasks.Study) -> dict:
   return out
 
 
-def picture(counts) -> np.ndarray:
-  """A confusion matrix as uint8 [H, W, 1]: dark is a large share of a row."""
-  counts = np.asarray(counts, float)
-  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  cell = max(1, 320 // len(counts))
-  pixels = np.rint(255 * (1 - share)).astype(np.uint8)
-  return np.kron(pixels, np.ones((cell, cell), np.uint8))[..., None]
-
-
 def write(place: files.Folder, results: dict):
   """Writes results.json, and verdicts and confusion for TensorBoard."""
   files.begin(place.partial)
@@ -165,7 +157,7 @@ def write(place: files.Folder, results: dict):
   for name, entry in results['classifiers'].items():
     for arm, row in entry['arms'].items():
       writer.image(row['steps'], f'confusion/{name}/{arm}',
-                   picture(row['confusion']))
+                   pictures.heatmap(row['confusion']))
       writer.scalars(row['steps'], {
           f'{metric}/{name}/{arm}': measured['mean']
           for metric, measured in row['metrics'].items()

@@ -9,7 +9,7 @@ from jaxaug.core import files, interrupts
 from jaxaug.study import plan as planning
 from jaxaug.study import results as found
 from jaxaug.study import schema, tasks
-from jaxaug.study.report import html
+from jaxaug.study.report import page
 from jaxaug.study.stages import audit
 
 STAGES = ('data', *planning.STAGES, 'results', 'report')
@@ -55,10 +55,10 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
   if not files.is_done(place.final):
     found.write(place, found.collect(study, command))
   results = files.read_json(place.final / 'results.json')
-  page = place.final / 'report.html'
-  if stage == 'report' and not page.exists():
+  report = place.final / 'report.html'
+  if stage == 'report' and not report.exists():
     grids, pairs, between = _pictures(study)
-    html.write(results, grids, page, pairs, between)
+    page.write(results, grids, report, pairs, between)
   # What the user looks for stands at the top, of the latest launch.
   for file in ('results.json', 'report.html'):
     if (place.final / file).exists():

@@ -1,5 +1,6 @@
 """The report page and the terminal table, from made-up results."""
 import base64
+import functools
 import html.parser as parser
 import io
 import json
@@ -13,7 +14,7 @@ from PIL import Image
 from jaxaug.core import registry
 from jaxaug.evaluation import stats
 from jaxaug.study import results as evaluate
-from jaxaug.study.report import figures, html
+from jaxaug.study.report import figures, page, pictures, table, words
 
 ERROR, NATS = {'percent': True}, {'percent': False}
 VOID = {'meta', 'img', 'br', 'path', 'use', 'rect', 'circle', 'line'}
@@ -139,6 +140,7 @@ class Page(parser.HTMLParser):
     self.open, self.tags, self.links, self.text = [], [], [], ''
     self.feed(text)
     self.close()
+    self.source, self.words = text, ' '.join(self.text.split())
     assert not self.open
 
   def handle_starttag(self, tag, attributes):
@@ -163,27 +165,32 @@ class Page(parser.HTMLParser):
 
 def check(results, grids=None, pairs=None):
   """Renders, parses and checks what every page must hold."""
-  text = html.page(results, grids or {}, pairs)
-  page = Page(text)
+  text = page.render(results, grids or {}, pairs)
+  shown = Page(text)
   bare = re.sub(r'data:image/png;base64,[\w+/=]+', '', text)
   assert not re.search(r'https?:|//[a-z]', bare)
   assert all(link[0] == '#' or link.startswith('data:image/png;base64,')
-             for link in page.links)
-  assert not {'script', 'link', 'iframe', 'object'} & set(page.tags)
+             for link in shown.links)
+  assert not {'script', 'link', 'iframe', 'object'} & set(shown.tags)
   assert 'url(' not in re.sub(r'url\(#\w+\)', '', bare)
   for name, classifier in results['classifiers'].items():
-    assert name in page.text
+    assert name in shown.text
     for arm, row in classifier['arms'].items():
-      assert arm in page.text and row['verdict'] in page.text
+      assert arm in shown.text and row['verdict'] in shown.text
   for name in results['data']['class_names']:
-    assert name in page.text
+    assert name in shown.text
   assert len(text) < 2_000_000
-  return page
+  return shown
+
+
+@functools.cache
+def plain(**kind):
+  """The page of an ordinary study."""
+  return check(sample(**kind), {'cgan': grid()})
 
 
 def test_order_and_numbers():
-  results = sample()
-  page = check(results, {'cgan': grid()})
+  results, shown = sample(), plain()
   order = ['Does generated data help', 'Verdicts', 'Evidence',
            'Test top-1 error by arm', 'More measures', 'Learning curves',
            'Test error by class', 'Confusion matrices',
@@ -192,22 +199,22 @@ def test_order_and_numbers():
            'How to read this']
   at = -1
   for title in order:
-    at = page.text.index(title, at + 1)
+    at = shown.text.index(title, at + 1)
   row = results['classifiers']['net0']['arms']['arm3']
-  assert f'{100 * row["mean"]:.2f} ±' in page.text
-  assert f'−{abs(100 * row["difference"]):.2f}' in page.text
-  assert '80.0 %' in page.text and '1 h 02 min' in page.text
-  assert 'lowest mean validation error' in page.text
+  assert f'{100 * row["mean"]:.2f} ±' in shown.text
+  assert f'−{abs(100 * row["difference"]):.2f}' in shown.text
+  assert '80.0 %' in shown.text and '1 h 02 min' in shown.text
+  assert 'lowest mean validation error' in shown.text
 
 
 def test_quality_of_a_pool():
-  page = check(sample(), {'cgan': grid()})
-  section = page.text[page.text.index('Quality of the pools'):]
-  for words in ('pixels (weights abababababab): as they are', '12.35', '1,234',
-                '0.0001235', '−0.0125', '± 0.5\n100 subsets', '27 × 60',
-                'Note: too few & singular.'):
-    assert words in section, words
-  assert 'kept: step 4' in page.text
+  shown = plain()
+  section = shown.text[shown.text.index('Quality of the pools'):]
+  for said in ('pixels (weights abababababab): as they are', '12.35', '1,234',
+               '0.0001235', '−0.0125', '± 0.5\n100 subsets', '27 × 60',
+               'Note: too few & singular.'):
+    assert said in section, said
+  assert 'kept: step 4' in shown.text
 
 
 def test_a_collapse_is_said_in_one_sentence():
@@ -218,49 +225,62 @@ def test_a_collapse_is_said_in_one_sentence():
     entry |= {'watched': watched, 'collapsed_at': None, 'collapsed': None}
     for point in entry['choice']:
       point |= {'obedience_pixels': .5, 'diversity_pixels': .9}
-  figures_before = check(sample(generators=('a', 'b'))).tags.count('svg')
-  page = check(results)
-  assert page.tags.count('svg') == figures_before + 2
-  assert 'Label obedience, and diversity beside real images, %' in page.text
-  assert 'stopped at' not in page.text
-  for found, words in (
+  shown = check(results)
+  # Two interval figures and four curves, four of each generator.
+  assert shown.tags.count('svg') == 2 + 4 + 2 * 4
+  assert shown.text.count(
+      'Label obedience, and diversity beside real images, %') == 2
+  assert 'stopped at' not in shown.text
+  for found, said in (
       ({'number': 'obedience', 'best': .852, 'now': .121},
        'label obedience fell to 12.1 % from 85.2 %'),
       ({'number': 'diversity', 'best': .8, 'now': 1e-9},
        'diversity fell to 0.0 % from 80.0 % of that of real images')):
     results['generators']['b'] |= {'collapsed_at': 6000, 'collapsed': found}
-    text = ' '.join(check(results).text.split())
-    words = f'stopped at step 6,000: {words}; the weights of step 4 are used'
-    assert text.count(words) == 2
-    assert f'Generator b {words}.' in text
-    assert text.index('Before you trust this') < text.index(words) < (
+    text = check(results).words
+    said = f'stopped at step 6,000: {said}; the weights of step 4 are used'
+    assert text.count(said) == 2
+    assert f'Generator b {said}.' in text
+    assert text.index('Before you trust this') < text.index(said) < (
         text.index('Verdicts Arm'))
     assert 'Generator a' not in text
 
 
-@pytest.mark.parametrize('classes, size, shown', [
+def opened(uri):
+  """The picture in a data URI."""
+  kind, _, data = uri.partition(',')
+  assert kind == 'data:image/png;base64'
+  return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.mark.parametrize('classes, size, small', [
     (3, (92, 302), (92, 302)), (40, (1202, 302), (480, 241)),
     (3, (260, 802), (156, 480))], ids=str)
 @pytest.mark.parametrize('channels', [1, 3])
-def test_an_interpolation_is_shown(classes, size, shown, channels):
-  """Small, and of many classes the first."""
-  results = sample(classes=classes)
+def test_an_interpolation_is_small_and_of_many_classes_the_first(
+    classes, size, small, channels):
   image = np.random.default_rng(0).integers(0, 256, (*size, channels), np.uint8)
-  text = html.page(results, {'cgan': grid(classes)},
-                     interpolations={'cgan': image})
-  assert 'From one noise to another' in text
-  found, = re.findall(r'class="grid" src="data:image/png;base64,([^"]+)', text)
-  with Image.open(io.BytesIO(base64.b64decode(found))) as picture:
-    assert (picture.height, picture.width) == shown
+  with opened(pictures.first_rows(image, classes)) as picture:
+    assert (picture.height, picture.width) == small
     assert picture.mode == ('L' if channels == 1 else 'RGB')
-  assert 'From one noise' not in html.page(results, {'cgan': grid(classes)})
+    if small == size:
+      np.testing.assert_array_equal(np.reshape(picture, image.shape), image)
+
+
+def test_an_interpolation_is_shown():
+  image = np.zeros((92, 302, 1), np.uint8)
+  text = page.render(sample(), {'cgan': grid()}, interpolations={'cgan': image})
+  assert 'From one noise to another' in text
+  found, = re.findall(r'class="grid" src="([^"]+)', text)
+  assert found == pictures.first_rows(image, 3)
+  assert 'From one noise' not in plain().text
 
 
 def test_every_figure_is_drawn():
-  page = check(sample(arms=4, classifiers=2), {'cgan': grid()})
+  shown = plain(classifiers=2)
   # Two interval figures and four curves a classifier, three of the generator.
-  assert page.tags.count('svg') == 2 * (2 + 4) + 3
-  assert page.tags.count('img') == 3 * 5 * 2
+  assert shown.tags.count('svg') == 2 * (2 + 4) + 3
+  assert shown.tags.count('img') == 3 * 5 * 2
 
 
 @pytest.mark.parametrize('kind', [
@@ -285,10 +305,10 @@ def test_missing_parts():
   results['pools']['cgan']['audit'] = None
   del results['pools']['cgan']['quality']
   del results['across'], results['config']['budget']
-  page = check(results)
-  assert 'not measured' in page.text and 'No validation error' in page.text
-  assert 'lowest mean test top-1 error' in page.text
-  assert 'not compared' in page.text and 'More measures' not in page.text
+  shown = check(results)
+  assert 'not measured' in shown.text and 'No validation error' in shown.text
+  assert 'lowest mean test top-1 error' in shown.text
+  assert 'not compared' in shown.text and 'More measures' not in shown.text
   del results['generators'], results['pools']
   assert 'Copies and leaks' not in check(results).text
 
@@ -304,9 +324,9 @@ def test_equal_errors_everywhere():
 def test_hostile_names():
   bad = '<script>alert(1)</script>"\'&$x^{$ {{ 7*7 }} [bold]'
   results = sample(prefix=bad, generators=(f'{bad}gan',))
-  page = check(results, {f'{bad}gan': grid()})
-  assert '<script>alert(1)</script>' in page.text  # As text, not as a tag.
-  assert '49' not in re.sub(r'[\d.]+\d', '', page.text)
+  shown = check(results, {f'{bad}gan': grid()})
+  assert '<script>alert(1)</script>' in shown.text  # As text, not as a tag.
+  assert '49' not in re.sub(r'[\d.]+\d', '', shown.text)
   assert bad in terminal(results, 4000)
 
 
@@ -315,64 +335,64 @@ def test_single_arm_is_one_sentence():
   row = results['classifiers']['net0']['arms']['arm1']
   row |= {'description': 'adding 50 cGAN images a class', 'difference': -.003,
           'low': -.011, 'high': .005, 'verdict': 'no evidence'}
-  page = check(results)
+  shown = check(results)
   assert ('Adding 50 cGAN images a class: no evidence that it helps or hurts '
           '(difference −0.30 points, 95 % interval −1.10 to +0.50, 5 paired '
-          'runs).') in page.text
+          'runs).') in shown.text
 
 
 def test_answer_counts_arms_and_names_a_stronger_plain_arm():
   results = sample(arms=5)['classifiers']['net0']
   results['arms']['arm1']['verdict'] = 'hurts'
-  got = html.answer(results, .05)
+  got = words.answer(results, .05)
   assert got['sentence'] == ('Generated images help in 1 and hurt in 1 of the '
                              '2 arms that have them')
   assert got['verdict'] == 'depends on the arm'
   assert [line[0] for line in got['lines']] == ['hurts', 'helps']
   results['arms']['arm1']['verdict'] = 'no evidence'
-  assert html.answer(results, .05)['verdict'] == 'depends on the arm'
+  assert words.answer(results, .05)['verdict'] == 'depends on the arm'
   results['arms']['arm1']['verdict'] = 'helps'
-  assert html.answer(results, .05)['verdict'] == 'helps'
+  assert words.answer(results, .05)['verdict'] == 'helps'
   assert len(got['plain']) == 2
-  assert html.stronger_plain(results) == {
+  assert words.stronger_plain(results) == {
       'arm': 'arm4', 'words': 'a lower mean top-1 error'}
   results['arms']['arm3']['mean'] = .01
-  assert html.stronger_plain(results) is None
+  assert words.stronger_plain(results) is None
 
 
 def test_a_measure_whose_large_values_are_good():
   results = sample(arms=5, metric='macro_f1')
   entry = results['classifiers']['net0']
   assert entry['arms']['arm4']['difference'] > 0
-  assert html.stronger_plain(entry) == {
+  assert words.stronger_plain(entry) == {
       'arm': 'arm4', 'words': 'a higher mean macro F1'}
   entry['arms']['arm2']['curves'] = []
-  assert html.best(entry) == ('arm4', 'highest mean test macro F1')
-  page = check(results)
-  for words in ('Test macro F1 by arm', '← worse · points · better →',
-                'a higher mean macro F1 than every arm', 'higher is better',
-                'Positive differences are better'):
-    assert words in ' '.join(page.text.split())
-  assert 'fewer' not in page.text
+  assert words.best(entry) == ('arm4', 'highest mean test macro F1')
+  shown = check(results)
+  for said in ('Test macro F1 by arm', '← worse · points · better →',
+               'a higher mean macro F1 than every arm', 'higher is better',
+               'Positive differences are better'):
+    assert said in shown.words
+  assert 'fewer' not in shown.text
   assert 'higher is better' in ' '.join(terminal(results, 80).split())
   assert entry['arms']['arm3']['verdict'] == 'helps'
 
 
 def test_a_measure_that_is_no_share():
   results = sample(metric='cross_entropy')
-  page, text = check(results), terminal(results, 80)
+  shown, text = check(results), terminal(results, 80)
   row = results['classifiers']['net0']['arms']['arm3']
-  for words in (f'{row["mean"]:.4f}', f'−{abs(row["difference"]):.4f}'):
-    assert words in page.text and words in text
-  words = ' '.join(page.text.split())
-  assert '← better · difference · worse →' in words
-  assert 'Points are' not in words and 'Difference, points' not in words
-  assert 'Cross-entropy, %' not in words and 'entropy by arm' in words
+  for said in (f'{row["mean"]:.4f}', f'−{abs(row["difference"]):.4f}'):
+    assert said in shown.text and said in text
+  said = shown.words
+  assert '← better · difference · worse →' in said
+  assert 'Points are' not in said and 'Difference, points' not in said
+  assert 'Cross-entropy, %' not in said and 'entropy by arm' in said
 
 
 def test_measures_begin_with_that_of_the_verdict():
   for metric in 'error', 'cross_entropy', 'macro_f1':
-    rows = html.measures(
+    rows = page.measures(
         sample(metric=metric)['classifiers']['net0'])
     assert rows[0][0] == metric and len(rows) == 3
   results = sample()
@@ -384,24 +404,24 @@ def test_measures_begin_with_that_of_the_verdict():
 def test_evidence():
   results = sample()
   row = results['classifiers']['net0']['arms']['arm2']
-  words = ' '.join(check(results).text.split())
-  assert '150 / 55 3 of 5' in words
-  assert 'speaks of two trained networks, not of the arm' in words
-  for number in (html.p_value(row['wilcoxon']),
-                 f'[{html.change(row["bootstrap"][0], ERROR)}, ',
+  said = plain().words
+  assert '150 / 55 3 of 5' in said
+  assert 'speaks of two trained networks, not of the arm' in said
+  for number in (words.p_value(row['wilcoxon']),
+                 f'[{words.change(row["bootstrap"][0], ERROR)}, ',
                  f'{100 * row["smallest_effect"]:.2f} {row["runs_needed"]}'):
-    assert number in words, number
+    assert number in said, number
 
 
 def test_across_classifiers():
   results = sample(classifiers=3)
   row = results['across']['arm2']
-  page = check(results)
-  assert 'Across classifiers' in page.text
-  assert html.change(row['difference'], ERROR) in page.text
-  assert '12.7 standard errors' not in page.text
-  assert '12.7 standard errors' in check(sample(classifiers=2)).text
-  assert 'Across classifiers' not in check(sample()).text
+  shown = check(results)
+  assert 'Across classifiers' in shown.text
+  assert words.change(row['difference'], ERROR) in shown.text
+  assert '12.7 standard errors' not in shown.text
+  assert '12.7 standard errors' in plain(classifiers=2).text
+  assert 'Across classifiers' not in plain().text
 
 
 def test_folds():
@@ -409,12 +429,12 @@ def test_folds():
   entry = results['classifiers']['net0']
   row = entry['arms']['arm1']
   assert row['n'] == 4 and len(row['values']) == 8
-  words = ' '.join(check(results).text.split())
-  for said in ('4-fold cross-validation', '4 paired folds',
+  said = check(results).words
+  for part in ('4-fold cross-validation', '4 paired folds',
                'Nadeau and Bengio', 'Small dots are folds',
                'test images in the first fold', 'train images, first fold'):
-    assert said in words
-  assert 'Nadeau' not in check(sample()).text
+    assert part in said
+  assert 'Nadeau' not in plain().text
 
 
 @pytest.mark.parametrize('kind', [
@@ -424,7 +444,7 @@ def test_the_interval_that_is_drawn_is_that_of_the_verdict(kind, monkeypatch):
   monkeypatch.setattr(figures, 'interval_figure',
                       lambda rows, *_: drawn.append(rows))
   entry = sample(**kind)['classifiers']['net0']
-  html.classifier_figures(entry, .05)
+  figures.classifier_figures(entry, .05)
   scale = 100 if entry['percent'] else 1
   for name, values, interval, _ in drawn[1][1:]:
     row = entry['arms'][name]
@@ -437,11 +457,11 @@ def test_the_interval_that_is_drawn_is_that_of_the_verdict(kind, monkeypatch):
 
 
 def test_budget_and_steps_where_they_differ():
-  words = ' '.join(check(sample(budget='epochs')).text.split())
-  assert 'equally often' in words and 'Steps' in words
-  assert 'steps in every arm' not in words
-  words = ' '.join(check(sample()).text.split())
-  assert '100 steps in every arm' in words and 'same number of' in words
+  said = plain(budget='epochs').words
+  assert 'equally often' in said and 'Steps' in said
+  assert 'steps in every arm' not in said
+  said = plain().words
+  assert '100 steps in every arm' in said and 'same number of' in said
 
 
 STUDY = [
@@ -494,7 +514,7 @@ def other(i, **change):
   return [arm | (change if j == i else {}) for j, arm in enumerate(STUDY)]
 
 
-@pytest.mark.parametrize('arms, kinds, plain', [
+@pytest.mark.parametrize('arms, kinds, zero', [
     (STUDY[:2], [], None),
     (STUDY[:2] + STUDY[3:4], [], None),
     (STUDY[:3], ['replace'], 'arm0'),
@@ -508,13 +528,12 @@ def other(i, **change):
     (other(4, add=None, add_per_class=9), ['replace'], 'arm0'),
     (other(3, mix='', mix_alpha=1.), ['replace', 'add'], 'arm0')],
     ids='{}'.format)
-def test_only_arms_that_differ_in_their_ratio_make_a_line(arms, kinds, plain):
+def test_only_arms_that_differ_in_their_ratio_make_a_line(arms, kinds, zero):
   results = with_ratios(
       [arm | {'name': f'arm{i}'} for i, arm in enumerate(arms)])
   groups = results['classifiers']['net0']['ratios']
-  assert [list(group['lines']) for group in groups] == [kinds] * bool(kinds)
-  assert [group['plain'] for group in groups] == [plain] * bool(kinds)
-  assert ('by ratio' in check(results).text) == bool(kinds)
+  found = [(list(group['lines']), group['plain']) for group in groups]
+  assert found == ([(kinds, zero)] if kinds else [])
 
 
 @pytest.mark.parametrize('metric, scale', [('error', 100),
@@ -527,7 +546,7 @@ def test_what_is_drawn_by_ratio(metric, scale, monkeypatch):
                PUBLISHED | {'metric': 'macro_f1', 'value': .5},
                PUBLISHED | {'classifier': 'net1', 'value': .2}]
   results = with_ratios(published=published, classifiers=2, metric=metric)
-  shown = html.ratio_figures(results)
+  shown = figures.ratio_figures(results)
   assert list(shown) == ['net0', 'net1']
   arms = results['classifiers']['net0']['arms']
   lines, marks, _ = drawn[0]
@@ -545,14 +564,17 @@ def test_what_is_drawn_by_ratio(metric, scale, monkeypatch):
 
 
 def test_the_figure_by_ratio_is_drawn():
-  before = check(sample(arms=5)).tags.count('svg')
-  results = with_ratios(published=[PUBLISHED], classifiers=2)
-  page = check(results)
-  assert page.tags.count('svg') == 2 * (before - 3) + 3 + 2
-  for words in ('Test top-1 error by ratio', 'images of cgan beside arm0',
-                'replacing', 'added', 'published'):
-    assert words in page.text, words
-  assert check(with_ratios(runs=1)).tags.count('svg') == before + 1
+  shown = check(with_ratios(published=[PUBLISHED], classifiers=2))
+  # Two interval figures, five curves and that by ratio a classifier.
+  assert shown.tags.count('svg') == 2 * (2 + 5 + 1) + 3
+  for said in ('Test top-1 error by ratio', 'images of cgan beside arm0',
+               'replacing', 'added', 'published'):
+    assert said in shown.text, said
+  once = check(with_ratios(runs=1))  # No intervals, nothing published.
+  assert once.tags.count('svg') == 2 + 5 + 1 + 3
+  for before in once, plain():
+    assert 'ublished' not in before.text
+  assert 'by ratio' in once.text and 'by ratio' not in plain().text
 
 
 def test_published_figures():
@@ -561,39 +583,42 @@ def test_published_figures():
       'difference': 'half the images'}
   results = with_ratios(published=[PUBLISHED, other_metric])
   arms = results['classifiers']['net0']['arms']
-  words = ' '.join(check(results).text.split())
+  said = check(results).words
   row = arms['arm2']['metrics']['error']
   assert (f'arm2 Top-1 error, % {100 * row["mean"]:.2f} ± '
-          f'{100 * row["std"]:.2f} (5) 10.75 (1)1') in words
+          f'{100 * row["std"]:.2f} (5) 10.75 (1)1') in said
   row = arms['arm1']['metrics']['cross_entropy']
   assert (f'arm1 Cross-entropy {row["mean"]:.4f} ± {row["std"]:.4f} (5) '
-          '0.3000 (4)2') in words
+          '0.3000 (4)2') in said
   assert ('Some & others 2022. What differs: all images, one training Some & '
-          'others 2022. What differs: half the images') in words
-  assert 'no part in any test or verdict' in words
-
-
-def test_without_published_figures_nothing_of_them_shows():
-  for results in sample(), with_ratios():
-    assert 'ublished' not in check(results).text
+          'others 2022. What differs: half the images') in said
+  assert 'no part in any test or verdict' in said
 
 
 @pytest.mark.parametrize('channels, size', [(1, (8, 6)), (3, (96, 160))])
 def test_closest_pairs(channels, size):
   results = sample()
   pairs = {'cgan': near(channels, size)}
-  page = check(results, pairs=pairs)
-  assert page.tags.count('img') == 2 * 2 * 5
-  assert 'closest to test images' in page.text and '0.30' in page.text
-  assert 'Alike, %' in page.text and '1.37' in page.text
-  del pairs['cgan']['test_pool']
-  text = check(results, pairs=pairs).text
-  assert 'closest to train images' in text
-  assert 'closest to test images' not in text
-  drawn = figures.closest({'cgan': near(count=20)})['cgan']['train']
-  assert len(drawn) == figures.PAIRS
-  assert drawn[0][:2] == tuple(figures.png(near(count=20)[k][0])
+  shown = check(results, pairs=pairs)
+  assert shown.tags.count('img') == 2 * 2 * 5
+  assert 'closest to test images' in shown.text and '0.30' in shown.text
+  assert 'Alike, %' in shown.text and '1.37' in shown.text
+
+
+def test_the_closest_pairs_come_first_and_may_lack_a_split():
+  pairs = near(count=20)
+  found = pictures.closest({'cgan': pairs})['cgan']
+  assert [len(found[split]) for split in ('train', 'test')] == [
+      pictures.PAIRS] * 2
+  made, real, distance = found['train'][0]
+  assert (made, real) == tuple(pictures.png(pairs[k][0])
                                for k in ('train_pool', 'train_real'))
+  assert distance == pairs['train_distance'][0]
+  del pairs['test_pool']
+  assert pictures.closest({'cgan': pairs}) == {'cgan': {
+      'train': found['train']}}
+  pairs['train_pool'] = pairs['train_pool'][:0]
+  assert pictures.closest({'cgan': pairs}) == {}
 
 
 def test_cautions():
@@ -602,12 +627,12 @@ def test_cautions():
   audit = results['pools']['cgan']['audit']
   audit['test'] |= {'exact': 1}
   audit['train'] |= {'near': 6, 'share': 6 / 27}
-  text = ' '.join(html.cautions(results))
+  text = ' '.join(words.cautions(results))
   assert '2 paired runs' in text and 'test in train: 3.' in text
   assert '1 exact copy of test' in text and 'within train' not in text
   assert '22.22 % of pool cgan are near copies of train' in text
   assert '0.10 % are as near' in text and 'near copies of test' not in text
-  assert not html.cautions(sample())
+  assert not words.cautions(sample())
 
 
 def test_near_copies_as_many_as_chance_gives_are_no_caution():
@@ -615,9 +640,9 @@ def test_near_copies_as_many_as_chance_gives_are_no_caution():
   side = results['pools']['cgan']['audit']['train']
   results['pools']['cgan']['audit']['n'] = 10_000
   side |= {'near': 16, 'share': .0016}  # 10 are expected.
-  assert not html.cautions(results)
+  assert not words.cautions(results)
   side |= {'near': 17, 'share': .0017}
-  assert len(html.cautions(results)) == 1
+  assert len(words.cautions(results)) == 1
   side |= {'yardstick_share': None}
   assert '–' in check(results).text
 
@@ -627,39 +652,45 @@ def test_best_is_chosen_on_validation():
   assert classifier['arms']['arm1']['mean'] > classifier['arms']['arm2']['mean']
   for run in classifier['arms']['arm1']['curves']:
     run[2]['validation_error'] = .001
-  assert html.best(classifier) == ('arm1', 'lowest mean validation error')
-  assert html.best(sample(arms=1)['classifiers']['net0']) is None
+  assert words.best(classifier) == ('arm1', 'lowest mean validation error')
+  assert words.best(sample(arms=1)['classifiers']['net0']) is None
 
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_grids_keep_their_pixels(channels):
-  import base64
-
-  from PIL import Image
   real, fake = grid(channels=channels)
-  rows = figures.strips({'cgan': (real, fake)})['cgan']
+  rows = pictures.strips({'cgan': (real, fake)})['cgan']
   for k, pair in enumerate(rows):
     for images, uris in zip((real, fake), pair, strict=True):
       for image, uri in zip(images[k], uris, strict=True):
-        data = io.BytesIO(base64.b64decode(uri.split(',')[1]))
-        got = np.asarray(Image.open(data)).reshape(image.shape)
-        np.testing.assert_array_equal(got, image)
+        np.testing.assert_array_equal(np.reshape(opened(uri), image.shape),
+                                      image)
+
+
+def test_a_heatmap_is_dark_where_the_share_of_a_row_is_large():
+  counts = np.array([[9, 0, 0], [2, 1, 1], [0, 0, 0]])
+  pixels = pictures.heatmap(counts.tolist())
+  assert pixels.shape == (3, 3, 3) and pixels.dtype == np.uint8
+  light = pixels.astype(int).sum(-1)
+  assert light[0].argmin() == 0 and (light[0, 1:] == 3 * 255).all()
+  assert light[0, 0] < light[1, 0] < light[1, 1] == light[1, 2] < 3 * 255
+  assert (light[2] == 3 * 255).all()
 
 
 def test_large_grids_stay_small():
   results = sample(classes=40, generators=('a', 'b', 'c'), channels=3)
   one = grid(40, 3, (96, 160), 8)
-  page = check(results, dict.fromkeys('abc', one),
+  shown = check(results, dict.fromkeys('abc', one),
                dict.fromkeys('abc', near(3, (96, 160))))
-  assert 'The first 20 of 40 classes' in ' '.join(page.text.split())
+  assert 'The first 20 of 40 classes' in shown.words
 
 
 def test_same_results_give_the_same_page():
-  assert html.page(sample(), {}) == html.page(sample(), {})
+  assert page.render(sample(), {'cgan': grid()}) == plain().source
 
 
 def test_write(tmp_path):
-  html.write(sample(), {'cgan': grid()}, tmp_path / 'report.html')
+  page.write(sample(), {'cgan': grid()}, tmp_path / 'report.html')
   assert [f.name for f in tmp_path.iterdir()] == ['report.html']
   assert (tmp_path / 'report.html').read_text('utf-8').startswith('<!doctype')
 
@@ -667,8 +698,7 @@ def test_write(tmp_path):
 def test_no_pyplot_and_no_tensorflow():
   import subprocess
   import sys
-  code = ('import sys; from jaxaug.study.report import figures, html; '
-
+  code = ('import sys; from jaxaug.study.report import figures, page; '
           'assert "matplotlib" not in sys.modules; '
           'figures._axes(99, 99); '
           'print([m for m in ("matplotlib.pyplot", "tensorflow") '
@@ -682,7 +712,7 @@ def test_no_pyplot_and_no_tensorflow():
 def terminal(results, width):
   import rich.console
   console = rich.console.Console(file=io.StringIO(), width=width)
-  console.print(html.verdict_table(results))
+  console.print(table.verdict_table(results))
   return console.file.getvalue()
 
 
@@ -695,9 +725,9 @@ def test_verdict_table():
   for word in ('net0', 'net1', 'arm2', 'replace_100', 'baseline', ' 60 ',
                '+ 30', ' 44,000 ', '+ 45,000',
                f'{100 * row["mean"]:.2f}',
-               html.change(row['difference'], ERROR),
-               f'[{html.change(row["low"], ERROR)}, '
-               f'{html.change(row["high"], ERROR)}]'):
+               words.change(row['difference'], ERROR),
+               f'[{words.change(row["low"], ERROR)}, '
+               f'{words.change(row["high"], ERROR)}]'):
     assert word in text
   assert max(map(len, text.splitlines())) <= 80
   assert 'too few runs' in terminal(sample(runs=1), 80)
@@ -708,23 +738,16 @@ def test_verdict_table():
     (-.00001, ERROR, '0.00'), (0, ERROR, '0.00'), (None, ERROR, '–'),
     (-.01234, NATS, '−0.0123'), (1e-6, NATS, '0.0000'), (None, NATS, '–')])
 def test_change(value, of, want):
-  assert html.change(value, of) == want
+  assert words.change(value, of) == want
 
 
 @pytest.mark.parametrize('value, of, want', [
     (.0123, ERROR, '1.23'), (.0123, NATS, '0.0123'), (None, NATS, '–')])
 def test_number(value, of, want):
-  assert html.number(value, of) == want
+  assert words.number(value, of) == want
 
 
 @pytest.mark.parametrize('value, want', [
     (.00001, '<0.0001'), (.00123, '0.0012'), (.0499, '0.0499'), (1., '1.000')])
 def test_p_value(value, want):
-  assert html.p_value(value) == want
-
-
-@pytest.mark.parametrize('value, want', [
-    (4.21, '4.2 s'), (200, '3 min 20 s'), (3599.9, '1 h 00 min'),
-    (3725, '1 h 02 min'), (None, '–')])
-def test_duration(value, want):
-  assert html.duration(value) == want
+  assert words.p_value(value) == want

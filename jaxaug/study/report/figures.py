@@ -1,23 +1,22 @@
-"""Draws the report's figures as SVG and its pictures as data URIs.
+"""Draws the report's figures as SVG.
 
 Figures are drawn in six marker colours that the style sheet of the page
 replaces, so that they follow the reader's light or dark theme.
 """
-import base64
+import collections
 import io
-import math
 import re
 
 import numpy as np
+
+from jaxaug.evaluation import stats
+from jaxaug.study.report import words
 
 INK, MUTED, LINE, CARD = '#101010', '#777777', '#dddddd', '#fefefe'
 BLUE, ORANGE = '#0072b2', '#d55e00'  # Okabe and Ito; told apart by everyone.
 COLORS = {INK: 'currentColor', MUTED: 'var(--muted)', LINE: 'var(--line)',
           CARD: 'var(--card)', BLUE: 'var(--blue)', ORANGE: 'var(--orange)'}
-GRID_ROWS, GRID_COLUMNS = 20, 10   # Most classes and images a class shown.
-GRID_SIDE = 480                    # Most pixels of another grid each way.
-GRID_BYTES = 700_000               # Raw bytes of all grids together.
-PAIRS, PAIR_BYTES = 8, 200_000     # Closest pairs shown, raw bytes together.
+VERDICT_COLORS = {'helps': BLUE, 'hurts': ORANGE}
 
 
 def style():
@@ -28,103 +27,6 @@ def style():
       'svg.fonttype': 'none', 'svg.hashsalt': 'jaxaug', 'font.size': 12,
       'font.family': 'DejaVu Sans', 'text.parse_math': False,
       'text.usetex': False, 'axes.unicode_minus': True})
-
-def png(image: np.ndarray) -> str:
-  """Returns uint8 [H, W, C] (C is 1 or 3) as a data URI."""
-  from PIL import Image
-
-  buffer = io.BytesIO()
-  Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-      buffer, 'png', optimize=True)
-  return ('data:image/png;base64,' +
-          base64.b64encode(buffer.getvalue()).decode())
-
-
-def _fit(images: np.ndarray, columns: int, side: int) -> np.ndarray:
-  """Returns the first rows and columns, shrunk to at most `side` pixels."""
-  from PIL import Image
-
-  images = np.asarray(images)[:GRID_ROWS, :columns]
-  height, width, channels = images.shape[2:]
-  scale = side / max(height, width)
-  if scale >= 1:
-    return images
-  size = max(1, round(width * scale)), max(1, round(height * scale))
-  small = [np.asarray(Image.fromarray(i[..., 0] if channels == 1 else i)
-                      .resize(size, Image.Resampling.LANCZOS))
-           for i in images.reshape((-1, height, width, channels))]
-  return np.stack(small).reshape(
-      images.shape[:2] + (size[1], size[0], channels))
-
-
-def strips(grids: dict) -> dict:
-  """Returns name -> [([real], [generated]) data URIs], a class by row.
-
-  Fewer columns first, smaller images second, keep all grids in GRID_BYTES.
-  """
-  out = {}
-  for name, pair in grids.items():
-    rows, _, height, width, channels = np.shape(pair[0])
-    room = GRID_BYTES / (2 * len(grids) * min(rows, GRID_ROWS) * channels)
-    shrunk = min(1., 64 / max(height, width))
-    columns = room / (height * width * shrunk ** 2)
-    columns = int(min(GRID_COLUMNS, max(4, columns)))
-    longest = math.sqrt(room / columns * max(height, width) /
-                        min(height, width))
-    side = int(min(64, max(12, longest)))
-    real, generated = (_fit(images, columns, side) for images in pair)
-    out[name] = [([png(i) for i in one], [png(i) for i in other])
-                 for one, other in zip(real, generated, strict=True)]
-  return out
-
-
-def closest(pairs: dict) -> dict:
-  """Returns pool -> 'train' and 'test' -> [(generated, real, distance)].
-
-  Args:
-    pairs: pool -> for train and test '*_pool' and '*_real', uint8
-      [P, H, W, C], and '*_distance' [P]. The first PAIRS are shown; a pool
-      may lack one of the two.
-  """
-  out = {}
-  for name, found in pairs.items():
-    out[name] = {}
-    for split in ('train', 'test'):
-      if not len(found.get(f'{split}_pool', ())):
-        continue
-      both = np.stack([found[f'{split}_pool'][:PAIRS],
-                       found[f'{split}_real'][:PAIRS]])
-      room = PAIR_BYTES / (2 * len(pairs) * both.shape[0] * both.shape[1] *
-                           both.shape[-1])
-      side = int(min(64, max(12, math.sqrt(room))))
-      out[name][split] = [
-          (png(made), png(real), float(distance)) for made, real, distance in
-          zip(*_fit(both, PAIRS, side), found[f'{split}_distance'],
-              strict=False)]
-  return {name: found for name, found in out.items() if found}
-
-
-def first_rows(image: np.ndarray, rows: int) -> str:
-  """Returns the first rows of a grid of `rows` rows as a data URI.
-
-  Shrunk to at most GRID_SIDE pixels each way.
-  """
-  from PIL import Image
-
-  image = image[:round(len(image) * min(1, GRID_ROWS / rows))]
-  small = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-  small.thumbnail((GRID_SIDE, GRID_SIDE), Image.Resampling.LANCZOS)
-  pixels = np.asarray(small)
-  return png(pixels if pixels.ndim == 3 else pixels[..., None])
-
-
-def heatmap(confusion) -> str:
-  """Returns a confusion matrix as a picture: a pixel a cell, rows sum to 1."""
-  rows = np.asarray(confusion, float)
-  rows /= np.maximum(rows.sum(1, keepdims=True), 1)
-  white, blue = np.full(3, 255.), np.array([0., 74., 122.])
-  return png((white + np.sqrt(rows)[..., None] * (blue - white))
-             .astype(np.uint8))
 
 
 def _axes(width: int, height: int, left=8, right=8, top=8, bottom=34):
@@ -142,6 +44,21 @@ def _axes(width: int, height: int, left=8, right=8, top=8, bottom=34):
   ax.tick_params(colors=MUTED, labelcolor=INK, length=3, labelsize=11)
   ax.set_axisbelow(True)
   return fig, ax
+
+
+def _scale(ax, label: str, ticks: int | None = None):
+  """Names the horizontal axis and draws lines at the vertical one's ticks."""
+  ax.grid(axis='y', color=LINE, lw=.8)
+  if ticks:
+    ax.locator_params(axis='x', nbins=ticks)
+  ax.set_xlabel(label, color=INK, fontsize=11)
+
+
+def _legend(ax, columns: int, **more):
+  """Writes the legend above the axes."""
+  ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=columns,
+            frameon=False, fontsize=11, labelcolor=INK, borderpad=0,
+            handlelength=1.2, borderaxespad=.3, **more)
 
 
 def svg(fig, label: str):
@@ -168,7 +85,49 @@ def svg(fig, label: str):
   ) + markupsafe.Markup(re.sub(r'\n\s*', '\n', text))
 
 
-def interval_figure(rows: list, label: str, center: float | None):
+# ----------------------------------------------------- arms and their runs
+def classifier_figures(classifier: dict, alpha: float) -> dict:
+  """Returns 'own', 'differences' (or None) and 'curves' by arm."""
+  arms, base = classifier['arms'], classifier['baseline']
+  folds, scale = classifier['folds'], _percent(classifier)
+  values = {arm: scale * np.asarray(row['values'], float)
+            for arm, row in arms.items()}
+  if folds > 1:  # A dot a fold: its runs share their test images.
+    values = {arm: v.reshape(folds, -1).mean(1) for arm, v in values.items()}
+  def dots(arm, name, others):
+    test = stats.paired(values[arm], others, alpha, stats.test_share(folds))
+    return (name, values[arm] - others,
+            [test[k] for k in ('difference', 'low', 'high')],
+            VERDICT_COLORS.get(arms[arm]['verdict'], INK))
+  own = [dots(arm, f'{arm} (baseline)' if arm == base else arm,
+              np.zeros_like(v)) for arm, v in values.items()]
+  apart = []
+  for arm, row in arms.items():
+    other = words.rival(row, classifier)
+    apart.append(dots(arm, f'{arm} against {other}' if other else arm,
+                      values[other or base]))
+  return {
+      'own': interval_figure(own, f'test {words.label(classifier)}',
+                             scale * arms[base]['mean']),
+      'differences': interval_figure(apart, _direction(classifier), 0.)
+                     if len(arms) > 1 else None,
+      'curves': _curves(arms, base)}
+
+
+def _percent(of: dict) -> int:
+  """Returns what a measure's values are multiplied by to be drawn."""
+  return 100 if of['percent'] else 1
+
+
+def _direction(classifier: dict) -> str:
+  """Returns the words under an axis of differences."""
+  unit = 'points' if classifier['percent'] else 'difference'
+  if classifier['lower_is_better']:
+    return f'← better · {unit} · worse →'
+  return f'← worse · {unit} · better →'
+
+
+def interval_figure(rows: list, label: str, center: float):
   """Draws a dot a run, their mean and its interval, an arm by row.
 
   Args:
@@ -186,11 +145,11 @@ def interval_figure(rows: list, label: str, center: float | None):
       ax.plot([low, high], [y, y], color=color, lw=2.5,
               solid_capstyle='round', zorder=3)
     ax.plot([mean], [y], 'o', color=color, ms=8, zorder=4)
-    ax.text(0, y - .38, name[:46] + '…' * (len(name) > 46), fontsize=12,
-            color=INK, va='center', transform=ax.get_yaxis_transform(),
+    ax.text(0, y - .38, f'{name[:46]}…' if len(name) > 46 else name,
+            fontsize=12, color=INK, va='center',
+            transform=ax.get_yaxis_transform(),
             bbox={'facecolor': CARD, 'linewidth': 0, 'pad': 1})
-  if center is not None:
-    ax.axvline(center, color=MUTED, lw=1, dashes=(4, 3), zorder=1)
+  ax.axvline(center, color=MUTED, lw=1, dashes=(4, 3), zorder=1)
   ax.grid(axis='x', color=LINE, lw=.8)
   ax.set_ylim(len(rows) - .5, -.65)
   ax.set_yticks([])
@@ -198,6 +157,98 @@ def interval_figure(rows: list, label: str, center: float | None):
   ax.locator_params(axis='x', nbins=7)
   ax.set_xlabel(label, color=INK, fontsize=12)
   return svg(fig, label)
+
+
+def _curves(arms: dict, baseline: str) -> dict:
+  """Returns the learning curves of the arms that have any."""
+  limits, out = curve_limits(arms), {}
+  for arm, row in arms.items():
+    if any(row['curves']):
+      beside = None if arm == baseline else arms[baseline]['curves']
+      out[arm] = curve_figure(row['curves'], beside, limits)
+  return out
+
+
+def curve_figure(arm: list, baseline: list | None, limits: tuple):
+  """Draws validation error by step: mean and range over the runs.
+
+  Args:
+    arm, baseline: for each run a list of {'step', 'validation_error'}.
+    limits: (lowest, highest) percent of the vertical axis.
+  """
+  fig, ax = _axes(250, 170, 34, 14, 8, 38)
+  for curves, color in ((baseline, MUTED), (arm, BLUE)):
+    if curves:
+      steps, values = by_step(curves)
+      ax.fill_between(steps, [min(v) for v in values],
+                      [max(v) for v in values], color=color, alpha=.2, lw=0)
+      ax.plot(steps, [np.mean(v) for v in values], color=color, lw=2,
+              marker='o' if len(steps) == 1 else None)
+  _scale(ax, 'step', 4)
+  ax.set_ylim(*limits)
+  ax.locator_params(axis='y', nbins=5)
+  return svg(fig, 'Validation error in percent by step')
+
+
+def by_step(curves: list) -> tuple:
+  """Returns sorted steps, and for each the percent of every run there."""
+  at = {}
+  for run in curves:
+    for point in run:
+      at.setdefault(point['step'], []).append(100 * point['validation_error'])
+  steps = sorted(at)
+  return steps, [at[step] for step in steps]
+
+
+def curve_limits(arms: dict) -> tuple | None:
+  """Returns an axis for all arms that leaves out the fall of first steps."""
+  values = []
+  for row in arms.values():
+    if any(row['curves']):
+      steps, errors = by_step(row['curves'])
+      values += [e for step, each in zip(steps, errors, strict=True)
+                 if step >= .3 * steps[-1] for e in each]
+  if not values:
+    return None
+  low, high = min(values), max(values)
+  room = max(.08 * (high - low), .5)
+  return max(0, low - room), high + room
+
+
+# ---------------------------------------------------------------- by ratio
+def ratio_figures(results: dict) -> dict:
+  """Returns classifier -> [(caption, figure)] of its measure by ratio.
+
+  Published figures stand in it where they are of that measure.
+  """
+  out = {}
+  for name, classifier in results['classifiers'].items():
+    published = collections.defaultdict(list)
+    for figure in results.get('published', ()):
+      if (figure['classifier'], figure['metric']) == (
+          name, classifier['metric']):
+        published[figure['arm']].append(figure['value'])
+    if groups := classifier.get('ratios'):
+      out[name] = [_ratios(classifier, group, published) for group in groups]
+  return out
+
+
+def _ratios(classifier: dict, group: dict, published: dict) -> tuple:
+  """Returns the caption and the figure of one entry of 'ratios'.
+
+  published: arm -> published values of it.
+  """
+  scale = _percent(classifier)
+  lines = {kind: [
+      (100 * point['ratio'], *(None if point[k] is None else scale * point[k]
+                               for k in ('mean', 'low', 'high')))
+      for point in points] for kind, points in group['lines'].items()}
+  marks = {kind: [(100 * point['ratio'], scale * value) for point in points
+                  for value in published.get(point['arm'], ())]
+           for kind, points in group['lines'].items()}
+  beside = f' beside {group["plain"]}' if group['plain'] else ''
+  caption = f'test {words.label(classifier)}, images of {group["pool"]}{beside}'
+  return caption, ratio_figure(lines, marks, caption)
 
 
 def _ratio_line(ax, points: list, marks: list, shift: float, color: str,
@@ -232,7 +283,8 @@ def ratio_figure(lines: dict, marks: dict, label: str):
 
   fig, ax = _axes(400, 260, 46, 12, 26, 40)
   ratios = sorted({point[0] for line in lines.values() for point in line})
-  apart = .012 * ratios[-1] * (len(lines) > 1)
+  # Two lines' marks at one ratio would hide each other.
+  apart = .012 * ratios[-1] if len(lines) > 1 else 0
   handles = []
   for kind, (color, marker, name, side) in {
       'replace': (ORANGE, 's', 'replacing', -1),
@@ -248,108 +300,64 @@ def ratio_figure(lines: dict, marks: dict, label: str):
   if any(marks.values()):
     handles.append(Line2D([], [], color=INK, marker='o', mfc='none', lw=0,
                           ms=8, mew=1.5, label='published'))
-  ax.grid(axis='y', color=LINE, lw=.8)
   ax.set_xticks(ratios)
   ax.xaxis.set_major_formatter('{x:g}')
   ax.margins(y=.08)
-  ax.set_xlabel('generated images, % of the real ones', color=INK, fontsize=11)
-  ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1), ncols=4,
-            frameon=False, fontsize=11, labelcolor=INK, borderpad=0,
-            handlelength=1.2, borderaxespad=.3, columnspacing=1.2)
+  _scale(ax, 'generated images, % of the real ones')
+  _legend(ax, 4, handles=handles, columnspacing=1.2)
   return svg(fig, label)
 
 
-def curve_figure(arm: list, baseline: list | None, limits: tuple):
-  """Draws validation error by step: mean and range over the runs.
+# --------------------------------------------------------------- generators
+def generator_figures(generator: dict) -> list:
+  """Returns (title, figure) of what is known of a generator's training.
+
+  The number by which its weights were chosen, what tells a collapse (of which
+  'watched' names the keys), losses, and the discriminator's accuracies.
 
   Args:
-    arm, baseline: for each run a list of {'step', 'validation_error'}.
-    limits: (lowest, highest) percent of the vertical axis.
+    generator: its entry in results.json.
   """
-  fig, ax = _axes(250, 170, 34, 14, 8, 38)
-  for curves, color in ((baseline, MUTED), (arm, BLUE)):
-    if curves:
-      steps, values = by_step(curves)
-      ax.fill_between(steps, [min(v) for v in values],
-                      [max(v) for v in values], color=color, alpha=.2, lw=0)
-      ax.plot(steps, [np.mean(v) for v in values], color=color, lw=2,
-              marker='o' if len(steps) == 1 else None)
-  ax.grid(axis='y', color=LINE, lw=.8)
-  ax.set_ylim(*limits)
-  ax.locator_params(axis='x', nbins=4)
-  ax.locator_params(axis='y', nbins=5)
-  ax.set_xlabel('step', color=INK, fontsize=11)
-  return svg(fig, 'Validation error in percent by step')
+  out, choice = [], generator.get('choice', ())
+  if choice:
+    out.append(_choice(choice, generator['curve'], generator['chosen_step']))
+  watched = {key: name for name, key in generator.get('watched', {}).items()}
+  for title, points, kinds, scale in (
+      ('Label obedience, and diversity beside real images, %', choice,
+       watched, 100),
+      ('Losses', generator['curves'],
+       {'d_loss': 'discriminator', 'g_loss': 'generator'}, 1),
+      ('Discriminator accuracy, %', generator['curves'],
+       {'d_accuracy_real': 'on real', 'd_accuracy_fake': 'on generated'},
+       100)):
+    lines = {name: [(p['step'], scale * p[key]) for p in points
+                    if p.get(key) is not None] for key, name in kinds.items()}
+    if any(lines.values()):
+      out.append((title, _lines(lines, title)))
+  return out
 
 
-def by_step(curves: list) -> tuple:
-  """Returns sorted steps, and for each the percent of every run there."""
-  at = {}
-  for run in curves:
-    for point in run:
-      at.setdefault(point['step'], []).append(100 * point['validation_error'])
-  steps = sorted(at)
-  return steps, [at[step] for step in steps]
-
-
-def curve_limits(arms: dict) -> tuple | None:
-  """Returns an axis for all arms that leaves out the fall of first steps."""
-  values = []
-  for row in arms.values():
-    if any(row['curves']):
-      steps, errors = by_step(row['curves'])
-      values += [e for step, each in zip(steps, errors, strict=True)
-                 if step >= .3 * steps[-1] for e in each]
-  if not values:
-    return None
-  low, high = min(values), max(values)
-  room = max(.08 * (high - low), .5)
-  return max(0, low - room), high + room
-
-
-def _choice(points: list, name: str, chosen: int) -> list:
+def _choice(points: list, name: str, chosen: int) -> tuple:
+  """Returns the title and the figure of the choice of a generator's step."""
   fig, ax = _axes(400, 220, 46, 12, 26, 40)
   ax.plot([p['step'] for p in points], [p[name] for p in points], color=BLUE,
           lw=1.6, marker='o', ms=4)
   ax.axvline(chosen, color=ORANGE, lw=1.2)
-  ax.grid(axis='y', color=LINE, lw=.8)
-  ax.locator_params(axis='x', nbins=5)
-  ax.set_xlabel('step', color=INK, fontsize=11)
+  _scale(ax, 'step', 5)
   title = f'{name} beside the validation split; kept: step {chosen:,}'
-  return [(title, svg(fig, title))]
+  return title, svg(fig, title)
 
 
-def generator_figures(curves: list, choice: list = (), chosen_by: str = '',
-                      chosen: int | None = None,
-                      watched: dict | None = None) -> list:
-  """Returns (title, figure) of losses, of discriminator accuracies, of the
-  number by which the step `chosen` was chosen, and of what tells a collapse:
-  `watched` says which key of `choice` is 'obedience' and which 'diversity'."""
-  out = _choice(choice, chosen_by, chosen) if choice else []
-  for title, points, kinds, scale in (
-      ('Label obedience, and diversity beside real images, %', choice,
-       {key: name for name, key in (watched or {}).items()}, 100),
-      ('Losses', curves, {'d_loss': 'discriminator', 'g_loss': 'generator'}, 1),
-      ('Discriminator accuracy, %', curves, {
-          'd_accuracy_real': 'on real', 'd_accuracy_fake': 'on generated'},
-       100)):
-    fig, ax = _axes(400, 220, 46, 12, 26, 40)
-    for (key, name), color in zip(kinds.items(), (BLUE, ORANGE),
-                                  strict=False):
-      points_ = [(point['step'], scale * point[key]) for point in points
-                 if point.get(key) is not None]
-      if points_:
-        # Means of up to 150 stretches; single steps would be a solid block.
-        parts = np.array_split(np.array(points_), min(150, len(points_)))
-        x, y = np.array([part.mean(0) for part in parts]).T
-        ax.plot(x, y, color=color, lw=1.6, label=name)
-    if not ax.lines:
-      continue
-    ax.grid(axis='y', color=LINE, lw=.8)
-    ax.locator_params(axis='x', nbins=5)
-    ax.set_xlabel('step', color=INK, fontsize=11)
-    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2,
-              frameon=False, fontsize=11, labelcolor=INK, borderpad=0,
-              handlelength=1.2, borderaxespad=.3)
-    out.append((title, svg(fig, title)))
-  return out
+def _lines(lines: dict, title: str):
+  """Draws up to two lines by step: name -> [(step, value)]."""
+  fig, ax = _axes(400, 220, 46, 12, 26, 40)
+  for (name, points), color in zip(lines.items(), (BLUE, ORANGE),
+                                   strict=False):
+    if points:
+      # Means of up to 150 stretches; single steps would be a solid block.
+      parts = np.array_split(np.array(points), min(150, len(points)))
+      x, y = np.array([part.mean(0) for part in parts]).T
+      ax.plot(x, y, color=color, lw=1.6, label=name)
+  _scale(ax, 'step', 5)
+  _legend(ax, 2)
+  return svg(fig, title)

@@ -1,0 +1,52 @@
+"""A study's verdicts as a table for the terminal."""
+from jaxaug.study.report import words
+
+_STYLES = {'helps': 'bold blue', 'hurts': 'bold red', 'baseline': 'dim'}
+
+
+def verdict_table(results: dict):
+  """Returns the verdicts as a rich.table.Table for the terminal."""
+  from rich import box, table, text
+
+  first = next(iter(results['classifiers'].values()))
+  measure = first['label'].replace(' ', '\n')
+  unit = ''
+  if first['percent']:
+    measure, unit = f'{measure} %', ', in points,'
+  out = table.Table(
+      title=f'Verdicts of {results["study"]}', title_justify='left',
+      box=box.SIMPLE, padding=(0, 1, 0, 0), caption_justify='left',
+      caption=f'Difference of the test {first["label"]} to the baseline, or '
+              f'the arm named{unit} with its {words.level(results["alpha"])} '
+              f'interval; {words.better(first)} is better; p after Holm.')
+  out.add_column('arm', overflow='fold')
+  for column in ('real +\nsynthetic', measure, 'difference', 'p'):
+    out.add_column(column, justify='right', no_wrap=True)
+  out.add_column('verdict', no_wrap=True)
+  for name, classifier in results['classifiers'].items():
+    out.add_row(text.Text(name, 'bold'))
+    for arm, row in classifier['arms'].items():
+      # As Text: a name may hold what rich takes for markup.
+      *cells, verdict = _cells(arm, row, classifier)
+      out.add_row(*map(text.Text, cells),
+                  text.Text(verdict, _STYLES.get(verdict, '')))
+    out.add_section()
+  return out
+
+
+def _cells(arm: str, row: dict, classifier: dict) -> tuple[str, ...]:
+  """Returns what stands in an arm's row of the table."""
+  name, difference, p = f' {arm}', '', ''
+  if other := words.rival(row, classifier):
+    name += f'\n  against {other}'
+  mean = words.number(row['mean'], classifier)
+  if row['std'] is not None:
+    mean += f'\n± {words.number(row["std"], classifier)}'
+  if row['difference'] is not None:
+    difference = words.change(row['difference'], classifier)
+    p = words.p_value(row['p_corrected'])
+    if row['low'] is not None:
+      difference += (f'\n[{words.change(row["low"], classifier)}, '
+                     f'{words.change(row["high"], classifier)}]')
+  return (name, f'{row["real"]:,}\n+ {row["synthetic"]:,}',
+          f'{mean} ({row["n"]})', difference, p, row['verdict'])
