@@ -1,9 +1,9 @@
 """What a config may say: refuses at the door what needs no data to be wrong."""
 from jaxaug.augment import standard
 from jaxaug.core import errors, registry
+from jaxaug.data import splits
 from jaxaug.evaluation import features, measure
 from jaxaug.study import arms, budget, verdicts
-from jaxaug.study.stages import data
 
 # Keys of a block that do not go to its part: those of the loop, of a pool.
 LOOP = ('model', 'steps', 'batch_size')
@@ -17,6 +17,30 @@ PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
 def arguments(block: dict, own=LOOP) -> dict:
   """Returns the part of a block that goes to its part."""
   return {k: v for k, v in block.items() if k not in own}
+
+
+def data_arguments(*, source: str, resize=None, crop=None, **given):
+  """Sorts the keys of `config.data` by who takes them.
+
+  Returns:
+    (load, load's arguments, splits.make's arguments).
+
+  Raises:
+    InputError: an unknown source, or a key that neither takes.
+  """
+  load = registry.find('datasets', source, 'config.data.source').load
+  takes, cuts = registry.arguments(load), registry.arguments(splits.make)
+  given = {k: v for k, v in given.items() if v is not None}
+  for key in given:
+    if key not in takes and key not in cuts:
+      raise errors.InputError(
+          f'config.data.{key}: source {source!r} does not take it; expected '
+          f'one of {", ".join(takes) or "none"}.')
+  load_args = {k: v for k, v in given.items() if k in takes}
+  load_args |= {k: v for k, v in (('resize', resize), ('crop', crop))
+                if k in takes and v is not None}
+  registry.check(load, load_args, 'config.data')
+  return load, load_args, {k: v for k, v in given.items() if k in cuts}
 
 
 def _named(value, known, where: str, what: str):
@@ -150,7 +174,7 @@ def check(config: dict):
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')
-  data.arguments(**config['data'])
+  data_arguments(**config['data'])
   for name, block in config['augmentations'].items():
     where = f'config.augmentations.{name}'
     registry.check(standard.make, block, where)

@@ -199,17 +199,17 @@ def test_a_hook_may_end_the_run(tmp_path, stop, killed):
 def test_a_bad_log_names_its_step_and_keeps_the_last_checkpoint(tmp_path, bad):
   step = functools.partial(_step, bad_at=bad)
   with pytest.raises(errors.InputError,
-                     match=rf'^step {bad}: loss is nan; ') as e:
+                     match=rf'^test: step {bad}: loss is nan; ') as e:
     _run(tmp_path, step=step)
   assert '\n' not in str(e.value)
   assert ('checkpoint stays in' in str(e.value)) == (bad > SAVE)
   keep = checkpoint.open(tmp_path / 'checkpoints')
-  saved = keep.restore({'state': _start(), 'memory': {
+  saved = keep.restore({'state': _start(), 'hook_state': {
       'value': jnp.float32(0), 'step': jnp.int32(0)}})
   last = (bad - 1) // SAVE * SAVE
   assert (saved[0] if saved else 0) == last
   # Resumed with its pending logs, it names the same step.
-  with pytest.raises(errors.InputError, match=f'^step {bad}: loss is nan'):
+  with pytest.raises(errors.InputError, match=f'^test: step {bad}: loss is nan'):
     _run(tmp_path, step=step)
   assert all(r['step'] < bad for r in metrics_log.read(tmp_path) if 'loss' in r)
 

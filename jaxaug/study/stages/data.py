@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 
-from jaxaug.core import console, errors, files, registry, types
+from jaxaug.core import console, errors, files, types
 from jaxaug.data import images, splits
+from jaxaug.study import schema
 from jaxaug.study import tasks as study_tasks
 
 # A change of what this stage computes belongs into its key.
@@ -36,34 +37,10 @@ def tasks(config: dict, workdir: pathlib.Path) -> list[study_tasks.Task]:
   return out
 
 
-def arguments(*, source: str, resize=None, crop=None, **given):
-  """Sorts the keys of `config.data` by who takes them.
-
-  Returns:
-    (load, load's arguments, splits.make's arguments).
-
-  Raises:
-    InputError: an unknown source, or a key that neither takes.
-  """
-  load = registry.find('datasets', source, 'config.data.source').load
-  takes, cuts = registry.arguments(load), registry.arguments(splits.make)
-  given = {k: v for k, v in given.items() if v is not None}
-  for key in given:
-    if key not in takes and key not in cuts:
-      raise errors.InputError(
-          f'config.data.{key}: source {source!r} does not take it; expected '
-          f'one of {", ".join(takes) or "none"}.')
-  load_args = {k: v for k, v in given.items() if k in takes}
-  load_args |= {k: v for k, v in (('resize', resize), ('crop', crop))
-                if k in takes and v is not None}
-  registry.check(load, load_args, 'config.data')
-  return load, load_args, {k: v for k, v in given.items() if k in cuts}
-
-
 def run(folder: files.Folder, *, seed: int, **config) -> dict:
   """Loads, splits and writes the data; returns the manifest."""
   begun = time.monotonic()
-  load, load_args, split_args = arguments(**config)
+  load, load_args, split_args = schema.data_arguments(**config)
   dataset = load(**load_args)
   # A source that takes these keys has cut its images already.
   fit = {key: config[key] for key in ('resize', 'crop')
