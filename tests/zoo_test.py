@@ -63,13 +63,9 @@ def test_block_is_documented_and_takes_its_options_by_name(kind, name):
   assert re.match(r'[A-Z][^\n]{10,78}[.:]?\n', block.__doc__ + '\n')
   entry = getattr(block, ENTRY[kind])
   assert entry.__doc__
-  if kind == 'metrics':
-    assert isinstance(block.LOWER_IS_BETTER, bool)
-    assert block.update.__doc__ and block.merge.__doc__
-    return
   parameters = inspect.signature(entry).parameters.values()
-  first = {'datasets': [], 'extractors': [],
-           'selectors': ['train']}.get(kind, ['spec'])
+  first = {'datasets': [], 'extractors': [], 'selectors': ['train'],
+           'metrics': ['logits', 'labels']}.get(kind, ['spec'])
   assert [p.name for p in parameters
           if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)] == first
   for p in parameters:
@@ -308,38 +304,27 @@ def _predictions(n=97, classes=7):
 
 
 @_each('metrics')
-def test_metric_does_not_depend_on_order_or_splits(name):
+def test_metric_does_not_depend_on_order(name):
   metric = registry.find('metrics', name)
   logits, labels = _predictions()
-  want = metric.compute(metric.update(None, logits, labels))
-  assert isinstance(want, float) and np.isfinite(want)
+  want = metric.compute(logits, labels)
+  assert want.keys() == metric.VALUES.keys()
+  assert isinstance(want[name].value, float) and np.isfinite(want[name].value)
   rng = np.random.default_rng(1)
   for _ in range(5):
     order = rng.permutation(len(labels))
-    cuts = np.sort(rng.integers(1, len(labels), 4))
-    parts = [p for p in np.split(order, cuts) if len(p)]
-    sums = None
-    for part in parts:
-      sums = metric.update(sums, logits[part], labels[part])
-    assert metric.compute(sums) == want
-    each = [metric.update(None, logits[p], labels[p]) for p in parts]
-    while len(each) > 1:
-      i, j = rng.choice(len(each), 2, replace=False)
-      merged = metric.merge(each[i], each[j])
-      each = [merged] + [x for k, x in enumerate(each) if k not in (i, j)]
-    assert metric.compute(each[0]) == want
+    assert metric.compute(logits[order], labels[order]) == want
 
 
 @_each('metrics')
 def test_metric_prefers_the_truth(name):
   metric = registry.find('metrics', name)
-  assert isinstance(metric.LABEL, str) and isinstance(metric.PERCENT, bool)
   logits, labels = _predictions()
   truth = 50 * np.eye(logits.shape[1])[labels]
   wrong = 50 * np.eye(logits.shape[1])[(labels + 1) % 7] - truth
-  best, some, worst = (metric.compute(metric.update(None, x, labels))
+  best, some, worst = (metric.compute(x, labels)[name].value
                        for x in (truth, logits, wrong))
-  if not metric.LOWER_IS_BETTER:
+  if not metric.VALUES[name].lower_is_better:
     best, some, worst = -best, -some, -worst
   assert best < some < worst
 

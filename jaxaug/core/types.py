@@ -144,6 +144,19 @@ class ImageSet(typing.NamedTuple):
   images: np.ndarray | None = None
 
 
+class Number(typing.NamedTuple):
+  """What a number of a metric is.
+
+  label: in words.
+  unit: '%' for a share of 0 to 1 that is shown in percent, a word such as
+    'nats', or '' where it is shown as it is.
+  lower_is_better: None for neither direction.
+  """
+  label: str
+  unit: str
+  lower_is_better: bool | None
+
+
 class Measured(typing.NamedTuple):
   """One number of a metric: `value`, or the mean over `n` parts, and their
   standard deviation; `over` names the parts, '' for none."""

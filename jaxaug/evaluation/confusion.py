@@ -1,7 +1,4 @@
-"""Confusion counts: who was taken for whom, and what follows class by class.
-
-Metrics that count share the sums here: int64 [K, K], exact in any order.
-"""
+"""Confusion counts: who was taken for whom, and what follows class by class."""
 import numpy as np
 
 
@@ -13,15 +10,9 @@ def counts(labels: np.ndarray, predicted: np.ndarray,
   return flat.reshape(classes, classes)
 
 
-def update(sums, logits: np.ndarray, labels: np.ndarray):
-  """Adds logits [N, K] and labels [N] to `sums`; None to begin."""
-  new = counts(labels, logits.argmax(-1), logits.shape[-1])
-  return new if sums is None else merge(sums, new)
-
-
-def merge(a, b):
-  """Joins the sums of two parts."""
-  return a + b
+def of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """Counts int64 [K, K] of logits [N, K] and labels [N]."""
+  return counts(labels, logits.argmax(-1), logits.shape[-1])
 
 
 def share(numerator, denominator) -> list:

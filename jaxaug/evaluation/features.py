@@ -17,7 +17,7 @@ from jaxaug.evaluation import moments
 from jaxaug.training import mesh
 
 # Fields of types.ImageSet that come out of the extractor.
-SEEN = ('moments', 'features', 'logits')
+EXTRACTED = ('moments', 'features', 'logits')
 # Rows that are summed at a time.
 _WORTH = 1024
 
@@ -81,14 +81,14 @@ def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
     extractor: the network.
     batches: yields uint8 [B, H, W, C], all but the last of extractor.batch_size.
     count: how many images come.
-    needs: what of SEEN to keep; nothing is looked at for none of them.
+    needs: what of EXTRACTED to keep; nothing is computed for none of them.
     title: what is seen, for the progress line and for errors; no line for ''.
     cache: folder that keeps what was seen, by `digest`, the images' content.
 
   Raises:
     InputError: 'logits' of a network without, or features that are not finite.
   """
-  wanted = sorted(set(needs) & set(SEEN))
+  wanted = sorted(set(needs) & set(EXTRACTED))
   if not wanted:
     return types.ImageSet(count)
   file = cache and cache / (

@@ -1,4 +1,11 @@
-"""Sets of images become numbers: every metric of image_metrics/, by name."""
+"""Sets of images become numbers; finds the metrics of both kinds by name.
+
+A metric is a file of image_metrics/ or of metrics/ with a header: NEEDS, the
+fields that it reads, and VALUES, {name of a number: types.Number}; and with
+`compute(...) -> {name: types.Measured}`, whose first two arguments are the real
+and the generated types.ImageSet, or the logits [N, K] and labels [N].
+"""
+import inspect
 import math
 import typing
 
@@ -13,6 +20,13 @@ from jaxaug.training import mesh
 _FAMOUS = {'fid': 'fd', 'kid': 'kd', 'is': 'is'}
 
 
+# What `compute` of each kind takes by position, and what NEEDS may hold; `fit`
+# and `classes` are arguments that only the caller knows.
+_TAKES = {'image_metrics': ['real', 'fake'], 'metrics': ['logits', 'labels']}
+_FIELDS = {'image_metrics': (*types.ImageSet._fields[1:], 'fit'),
+           'metrics': ('logits', 'labels', 'classes')}
+
+
 class Row(typing.NamedTuple):
   """One number: its name, what it is in words, which direction is better
   (None for neither), and how many images each side had."""
@@ -24,12 +38,54 @@ class Row(typing.NamedTuple):
   fake: int | None
 
 
-def blocks(names, where: str = 'metrics') -> dict:
-  """Returns name -> file of image_metrics/; InputError for an unknown one."""
+def blocks(names, where: str = 'metrics',
+           kind: str = 'image_metrics') -> dict:
+  """Returns name -> file of a metric.
+
+  Args:
+    names: of the files.
+    where: the option that names them, for the error.
+    kind: 'image_metrics', or 'metrics' of a classifier.
+
+  Raises:
+    InputError: no name, an unknown one, or a file without a right header.
+  """
   if not names:
     raise errors.InputError(f'{where}: none; expected some of '
-                            f'{", ".join(registry.names("image_metrics"))}.')
-  return {name: registry.find('image_metrics', name, where) for name in names}
+                            f'{", ".join(registry.names(kind))}.')
+  found = {name: registry.find(kind, name, where) for name in names}
+  for name, block in found.items():
+    if wrong := _wrong(kind, name, block):
+      raise errors.InputError(f'{kind}/{name}.py: {wrong}.')
+  return found
+
+
+def _wrong(kind: str, name: str, block) -> str:
+  """Says what keeps a file from being a metric, or ''."""
+  needs, values, compute = (getattr(block, key, None)
+                            for key in ('NEEDS', 'VALUES', 'compute'))
+  takes, fields = _TAKES[kind], _FIELDS[kind]
+  if not isinstance(needs, tuple) or not needs or set(needs) - set(fields):
+    return (f'NEEDS is {needs!r}; expected a tuple of some of '
+            f'{", ".join(fields)}')
+  if not isinstance(values, dict) or not values or not all(
+      isinstance(number, types.Number) for number in values.values()):
+    return (f'VALUES is {values!r}; expected name: types.Number(label, unit, '
+            'lower_is_better) for each number')
+  for value, number in values.items():
+    if not number.label or not isinstance(number.unit, str) or (
+        number.lower_is_better not in (True, False, None)):
+      return (f'{value} is {number}; expected a label, a unit and True, '
+              'False or None')
+  # A study judges by it: one number, called as its file, with a direction.
+  if kind == 'metrics' and (
+      [*values] != [name] or values[name].lower_is_better is None):
+    return (f'VALUES is {values!r}; expected one number, {name!r}, of which '
+            'lower or higher is better')
+  given = inspect.signature(compute).parameters.values() if compute else ()
+  if [p.name for p in given if p.kind is not p.KEYWORD_ONLY] != takes:
+    return f'expected a function compute({", ".join(takes)}, *, ...)'
+  return ''
 
 
 def needs(metrics: dict) -> set[str]:
@@ -43,7 +99,7 @@ def named(value: str, block, extractor: types.Extractor) -> str:
   `fid` is a Fréchet distance on the 2015 Inception with the published weights
   and nothing else; on another network it is `fd_NETWORK`.
   """
-  if not set(block.NEEDS) & set(features.SEEN):
+  if not set(block.NEEDS) & set(features.EXTRACTED):
     return value
   if extractor.fid:
     return value + extractor.name.removeprefix('inception')
@@ -72,13 +128,13 @@ def rows(metrics: dict, real: types.ImageSet, fake: types.ImageSet,
       given['fit'] = fit
     registry.check(block.compute, given, name)
     for value, measured in block.compute(real, fake, **given).items():
-      label, lower = block.VALUES[value]
+      number = block.VALUES[value]
       if not math.isfinite(measured.value):
         raise errors.InputError(
             f'{name}: {value} is {measured.value}; expected images that '
             'differ from each other.')
-      out.append(Row(named(value, block, extractor), label, lower, measured,
-                     real.count, fake.count))
+      out.append(Row(named(value, block, extractor), number.label,
+                     number.lower_is_better, measured, real.count, fake.count))
   return out
 
 

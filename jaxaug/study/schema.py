@@ -87,8 +87,9 @@ def _check_published(config: dict):
            'classifier')
     _named(figure['arm'], names, f'{where}.arm', 'arm')
     _named(figure['metric'], metrics, f'{where}.metric', 'metric')
+    number = metrics[figure['metric']].VALUES[figure['metric']]
     errors.between(f'{where}.value', figure['value'], 0,
-                   1 if metrics[figure['metric']].PERCENT else float('inf'))
+                   1 if number.unit == '%' else float('inf'))
     errors.count(f'{where}.n', figure['n'])
     for key in ('source', 'difference'):
       if not isinstance(figure[key], str) or not figure[key].strip():
@@ -157,8 +158,8 @@ def _check_evaluation(config: dict):
 
 def _can_choose(block) -> bool:
   """Whether a metric is one number that is better the lower it is."""
-  return [lower for _, lower in block.VALUES.values()] == [True] and not (
-      set(block.NEEDS) - set(features.SEEN))
+  return [number.lower_is_better for number in block.VALUES.values()] == [
+      True] and not set(block.NEEDS) - set(features.EXTRACTED)
 
 
 def check(config: dict):

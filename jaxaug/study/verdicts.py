@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 
-from jaxaug.core import errors, registry
-from jaxaug.evaluation import confusion, stats
+from jaxaug.core import errors, registry, types
+from jaxaug.evaluation import confusion, measure, stats
 from jaxaug.study import arms
 
 
@@ -14,11 +14,10 @@ def metrics(metric: str, minority: tuple) -> dict:
   Raises:
     InputError: `metric`, by which the study judges, is not among them.
   """
-  blocks = {name: registry.find('metrics', name)
-            for name in registry.names('metrics')}
+  blocks = measure.blocks(registry.names('metrics'), kind='metrics')
   registry.find('metrics', metric, 'config.metric')
   kept = {name: block for name, block in blocks.items()
-          if minority or 'classes' not in registry.arguments(block.compute)}
+          if minority or 'classes' not in block.NEEDS}
   if metric not in kept:
     raise errors.InputError(
         f'config.metric: {metric!r} needs classes to look at; expected '
@@ -26,11 +25,10 @@ def metrics(metric: str, minority: tuple) -> dict:
   return kept
 
 
-def _value(block, logits, labels, minority) -> float | None:
+def _value(name: str, block, logits, labels, minority) -> float | None:
   """Returns a metric of one run; None where it is not defined."""
-  given = {'classes': minority} if 'classes' in registry.arguments(
-      block.compute) else {}
-  value = block.compute(block.update(None, logits, labels), **given)
+  given = {'classes': minority} if 'classes' in block.NEEDS else {}
+  value = block.compute(logits, labels, **given)[name].value
   return value if math.isfinite(value) else None
 
 
@@ -53,20 +51,24 @@ def _over_folds(values, folds: int) -> list:
           else list(values))
 
 
-def _summary(block, values: list, folds: int) -> dict:
+def _words(number: types.Number) -> dict:
+  """Returns a number's words as they stand in results.json."""
+  return {'label': number.label, 'percent': number.unit == '%',
+          'lower_is_better': number.lower_is_better}
+
+
+def _summary(number: types.Number, values: list, folds: int) -> dict:
   """Returns a metric's words, its number of each run, and their mean."""
   summary = {'mean': None, 'std': None, 'n': 0} if None in values else (
       stats.summary(_over_folds(values, folds)))
-  return {'label': block.LABEL, 'percent': block.PERCENT,
-          'lower_is_better': block.LOWER_IS_BETTER, **summary,
-          'values': values}
+  return {**_words(number), **summary, 'values': values}
 
 
 def _run(run, blocks: dict, classes: int, minority: tuple[int, ...]) -> dict:
   """Returns the numbers of one finished run, see stages/classify.py."""
   predicted = run.logits.argmax(-1)
   return run.manifest | {
-      'values': {name: _value(block, run.logits, run.labels, minority)
+      'values': {name: _value(name, block, run.logits, run.labels, minority)
                  for name, block in blocks.items()},
       'labels': run.labels, 'wrong': predicted != run.labels,
       'confusion': confusion.counts(run.labels, predicted, classes),
@@ -77,7 +79,8 @@ def _arm(description: str, runs: list[dict], blocks: dict, metric: str,
          folds: int) -> dict:
   total = sum(r['confusion'] for r in runs)
   first = runs[0]
-  metrics = {name: _summary(block, [r['values'][name] for r in runs], folds)
+  metrics = {name: _summary(block.VALUES[name],
+                            [r['values'][name] for r in runs], folds)
              for name, block in blocks.items()}
   return {
       'description': description, 'real': first['real'],
@@ -134,17 +137,17 @@ def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
           f'the arm {arm!r} is not a number; expected a training that does '
           'not diverge (a lower learning_rate), and images of every class '
           'that the metric looks at.')
+  number = blocks[metric].VALUES[metric]
   compared = stats.compare({arm: entry['values'] for arm, entry in
                             rows.items()}, baseline, alpha,
-                           blocks[metric].LOWER_IS_BETTER, against, folds)
+                           number.lower_is_better, against, folds)
   for arm, row in compared.items():
     rows[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
         runs[arm], runs[row['baseline']])}
   # The network is the same in every arm and run.
-  first, block = runs[baseline][0], blocks[metric]
+  first = runs[baseline][0]
   return {k: first[k] for k in ('model', 'parameters', 'steps')} | {
-      'baseline': baseline, 'metric': metric, 'label': block.LABEL,
-      'percent': block.PERCENT, 'lower_is_better': block.LOWER_IS_BETTER,
+      'baseline': baseline, 'metric': metric, **_words(number),
       'folds': folds, 'arms': rows}
 
 

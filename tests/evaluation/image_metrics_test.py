@@ -13,7 +13,6 @@ from jaxaug.evaluation import moments, neighbours
 sk = pytest.importorskip('sklearn.metrics')
 
 NAMES = registry.names('image_metrics')
-FIELDS = {*types.ImageSet._fields, 'fit'} - {'count'}
 
 
 def image_set(n, seed, *, d=12, classes=3, shift=0., scale=1., side=32):
@@ -254,10 +253,8 @@ def test_knobs_are_those_of_the_reference(name, ours, reference, torchvision):
 @pytest.mark.parametrize('name', NAMES)
 def test_file_keeps_the_contract(name):
   block = registry.find('image_metrics', name)
-  assert block.compute.__doc__ and set(block.NEEDS) <= FIELDS
+  assert block.compute.__doc__  # The header: see measure_test.
   parameters = inspect.signature(block.compute).parameters.values()
-  assert [p.name for p in parameters
-          if p.kind is not p.KEYWORD_ONLY] == ['real', 'fake']
   for p in parameters:
     if p.kind is p.KEYWORD_ONLY:
       assert f'    {p.name}: ' in block.compute.__doc__
@@ -268,8 +265,6 @@ def test_file_keeps_the_contract(name):
       k: v for k, v in s._asdict().items() if k in needs})
                         for s in (REAL, FAKE)))
   assert got.keys() == block.VALUES.keys()
-  for label, lower in block.VALUES.values():
-    assert len(label) > 5 and lower in (True, False, None)
   for m in got.values():
     assert isinstance(m, types.Measured)
     assert (m.n is None) == (m.std is None) == (not m.over)

@@ -93,6 +93,51 @@ def test_arrays_in_numbers_out(real):
   assert other['fd_pixels'].value > 10 * halves['fd_pixels'].value > 0
 
 
+HEADERS = [(kind, name) for kind in ('metrics', 'image_metrics')
+           for name in registry.names(kind)]
+
+
+@pytest.mark.parametrize('kind, name', HEADERS)
+def test_every_metric_has_a_header(kind, name):
+  assert [*measure.blocks([name], kind=kind)] == [name]
+
+
+NUMBER = types.Number('some words', '%', True)
+WRONG_HEADERS = [
+    ('NEEDS', None, 'NEEDS is None'), ('NEEDS', (), 'NEEDS is'),
+    ('NEEDS', ('featurse',), r"'featurse'.*expected a tuple of some of"),
+    ('VALUES', {}, 'VALUES is {}; expected'),
+    ('VALUES', {'NAME': ('some words', True)}, r'types\.Number\(label'),
+    ('VALUES', {'NAME': NUMBER._replace(label='')}, 'expected a label'),
+    ('VALUES', {'NAME': NUMBER._replace(unit=None)}, 'a unit'),
+    ('VALUES', {'NAME': NUMBER._replace(lower_is_better='yes')}, 'True, False'),
+    ('compute', None, r'a function compute\('),
+    ('compute', lambda images: {}, r'a function compute\(')]
+
+
+@pytest.mark.parametrize('key, value, message', WRONG_HEADERS)
+@pytest.mark.parametrize('kind, name', [('metrics', 'mse'),
+                                        ('image_metrics', 'kid')])
+def test_a_wrong_header_is_one_line(kind, name, key, value, message,
+                                    monkeypatch):
+  if isinstance(value, dict):
+    value = {name: number for number in value.values()}
+  monkeypatch.setattr(registry.find(kind, name), key, value)
+  with pytest.raises(errors.InputError, match=message) as e:
+    measure.blocks([name], kind=kind)
+  assert str(e.value).startswith(f'{kind}/{name}.py: ')
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('values', [
+    {'other': NUMBER}, {'mse': NUMBER, 'other': NUMBER},
+    {'mse': NUMBER._replace(lower_is_better=None)}])
+def test_a_study_judges_by_one_number_of_a_file(values, monkeypatch):
+  monkeypatch.setattr(registry.find('metrics', 'mse'), 'VALUES', values)
+  with pytest.raises(errors.InputError, match="expected one number, 'mse'"):
+    measure.blocks(['mse'], kind='metrics')
+
+
 def test_only_the_published_inception_gives_an_fid():
   fid = registry.find('image_metrics', 'fid')
   cas = registry.find('image_metrics', 'cas')
@@ -125,7 +170,7 @@ def test_what_was_seen_is_kept_by_content(tmp_path, real):
   one = look(real.train.images[:50], 'a')
   files = sorted(tmp_path.iterdir())
   assert len(files) == 1
-  blind = looks._replace(see=None)  # Would fail if it had to look.
+  blind = looks._replace(apply=None)  # Would fail if it had to look.
   again = look(real.train.images[:50], 'a', eye=blind)
   np.testing.assert_array_equal(again.features, one.features)
   np.testing.assert_array_equal(again.moments.covariance,

@@ -82,14 +82,14 @@ def quality():
 
 def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
   """Returns one entry of results['classifiers']."""
-  blocks = {name: registry.find('metrics', name) for name in (
+  numbers = {name: registry.find('metrics', name).VALUES[name] for name in (
       'error', 'macro_f1', 'cross_entropy')}
-  block = blocks[metric]
-  sign = 1 if block.LOWER_IS_BETTER else -1
+  number = numbers[metric]
+  sign = 1 if number.lower_is_better else -1
   values = {f'{prefix}arm{i}': list(.3 - sign * .02 * i +
                                     rng.normal(0, .004, folds * runs))
             for i in range(arms)}
-  rows = stats.compare(values, f'{prefix}arm0', .05, block.LOWER_IS_BETTER,
+  rows = stats.compare(values, f'{prefix}arm0', .05, number.lower_is_better,
                        folds=folds)
   for i, (arm, row) in enumerate(rows.items()):
     row |= {
@@ -97,8 +97,8 @@ def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
         'synthetic': 30 * (i % 2), 'generated': bool(i % 2),
         'values': values[arm], 'seconds': 2.,
         'steps': 100 + 10 * i * (budget != 'steps'),
-        'metrics': {name: evaluate._summary(b, values[arm], folds)
-                    for name, b in blocks.items()},
+        'metrics': {name: evaluate._summary(n, values[arm], folds)
+                    for name, n in numbers.items()},
         'per_class_error': [.25] * classes,
         'per_class': {k: [.75] * classes
                       for k in ('precision', 'recall', 'f1')},
@@ -110,8 +110,8 @@ def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
                      'train_loss': 1.} for s in range(5)]
                    for _ in range(folds * runs)]}
   return {'model': 'cnn', 'steps': 100, 'parameters': 1000, 'metric': metric,
-          'label': block.LABEL, 'percent': block.PERCENT,
-          'lower_is_better': block.LOWER_IS_BETTER, 'folds': folds,
+          'label': number.label, 'percent': number.unit == '%',
+          'lower_is_better': number.lower_is_better, 'folds': folds,
           'baseline': f'{prefix}arm0', 'arms': rows}
 
 

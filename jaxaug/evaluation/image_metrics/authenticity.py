@@ -9,7 +9,9 @@ from jaxaug.core import types
 from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('features',)
-VALUES = {'authenticity': ('generated images that are no copies', False)}
+VALUES = {
+    'authenticity': types.Number(
+        'generated images that are no copies', '', False)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet

@@ -13,10 +13,10 @@ from jaxaug.evaluation import checks
 
 NEEDS = ('images', 'labels', 'fit')
 VALUES = {
-    'cas_fake_to_real': ('accuracy on real images, trained on generated',
-                         False),
-    'cas_real_to_fake': ('accuracy on generated images, trained on real',
-                         False)}
+    'cas_fake_to_real': types.Number(
+        'accuracy on real images, trained on generated', '', False),
+    'cas_real_to_fake': types.Number(
+        'accuracy on generated images, trained on real', '', False)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet, *,

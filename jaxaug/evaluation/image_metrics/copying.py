@@ -9,8 +9,10 @@ from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('features',)
 VALUES = {
-    'copying': ('generated images that are close to a real one', True),
-    'copying_ratio': ('distance to real images by that between them', None)}
+    'copying': types.Number(
+        'generated images that are close to a real one', '', True),
+    'copying_ratio': types.Number(
+        'distance to real images by that between them', '', None)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet, *,

@@ -10,7 +10,9 @@ from jaxaug.core import errors, types
 from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('features', 'labels')
-VALUES = {'diversity': ('distance within a class by that of real ones', None)}
+VALUES = {
+    'diversity': types.Number(
+        'distance within a class by that of real ones', '', None)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet

@@ -8,7 +8,7 @@ from jaxaug.core import errors, types
 from jaxaug.evaluation import moments
 
 NEEDS = ('moments',)
-VALUES = {'fid': ('Fréchet distance', True)}
+VALUES = {'fid': types.Number('Fréchet distance', '', True)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet

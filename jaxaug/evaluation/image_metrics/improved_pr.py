@@ -9,8 +9,10 @@ from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('features',)
 VALUES = {
-    'improved_precision': ('generated images in a real neighbourhood', False),
-    'improved_recall': ('real images in a generated neighbourhood', False)}
+    'improved_precision': types.Number(
+        'generated images in a real neighbourhood', '', False),
+    'improved_recall': types.Number(
+        'real images in a generated neighbourhood', '', False)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet, *, k: int = 3

@@ -9,7 +9,7 @@ from jaxaug.core import types
 from jaxaug.evaluation import checks, moments
 
 NEEDS = ('features', 'labels')
-VALUES = {'intra_fd': ('Fréchet distance within a class', True)}
+VALUES = {'intra_fd': types.Number('Fréchet distance within a class', '', True)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet

@@ -11,7 +11,7 @@ from jaxaug.core import errors, types
 from jaxaug.evaluation import checks, probabilities
 
 NEEDS = ('logits',)
-VALUES = {'is': ('Inception score', False)}
+VALUES = {'is': types.Number('Inception score', '', False)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet, *, splits: int = 10,

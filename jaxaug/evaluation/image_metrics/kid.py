@@ -12,7 +12,7 @@ from jaxaug.core import errors, types
 from jaxaug.evaluation import checks
 
 NEEDS = ('features',)
-VALUES = {'kid': ('kernel distance', True)}
+VALUES = {'kid': types.Number('kernel distance', '', True)}
 _ROWS = 1024  # Of the kernel matrix at a time.
 
 

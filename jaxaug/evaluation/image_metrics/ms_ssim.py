@@ -15,8 +15,9 @@ from jaxaug.core import errors, types
 from jaxaug.evaluation import checks
 
 NEEDS = ('images', 'labels')
-VALUES = {'ms_ssim': ('MS-SSIM of images of a class', True),
-          'ms_ssim_real': ('MS-SSIM of real images of a class', None)}
+VALUES = {
+    'ms_ssim': types.Number('MS-SSIM of images of a class', '', True),
+    'ms_ssim_real': types.Number('MS-SSIM of real images of a class', '', None)}
 _WEIGHTS = (.0448, .2856, .3001, .2363, .1333)
 _WINDOW, _SIGMA = 11, 1.5
 _LUMINANCE, _CONTRAST = (.01 * 255)**2, (.03 * 255)**2

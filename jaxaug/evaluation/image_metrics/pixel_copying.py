@@ -10,10 +10,10 @@ from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('images',)
 VALUES = {
-    'pixel_copying': ('generated images whose pixels are close to a real one',
-                      True),
-    'pixel_copying_ratio': ('pixel distance to real images by that between '
-                            'them', None)}
+    'pixel_copying': types.Number(
+        'generated images whose pixels are close to a real one', '', True),
+    'pixel_copying_ratio': types.Number(
+        'pixel distance to real images by that between them', '', None)}
 _IMAGES = 1000  # At a time, so that intermediate sums stay small.
 
 

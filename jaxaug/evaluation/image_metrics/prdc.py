@@ -9,10 +9,14 @@ from jaxaug.evaluation import checks, neighbours
 
 NEEDS = ('features',)
 VALUES = {
-    'precision': ('generated images in a real neighbourhood', False),
-    'recall': ('real images in a generated neighbourhood', False),
-    'density': ('real neighbourhoods around a generated image, by k', False),
-    'coverage': ('real neighbourhoods with a generated image', False)}
+    'precision': types.Number(
+        'generated images in a real neighbourhood', '', False),
+    'recall': types.Number(
+        'real images in a generated neighbourhood', '', False),
+    'density': types.Number(
+        'real neighbourhoods around a generated image, by k', '', False),
+    'coverage': types.Number(
+        'real neighbourhoods with a generated image', '', False)}
 
 
 def compute(real: types.ImageSet, fake: types.ImageSet, *, k: int = 5

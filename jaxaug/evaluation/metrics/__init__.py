@@ -1,1 +1,1 @@
-
+"""Metrics of a classifier: compute(logits, labels, *, ...), one number each."""

@@ -4,15 +4,17 @@ Classes without an image are left out, as in scikit-learn.
 """
 import numpy as np
 
+from jaxaug.core import types
 from jaxaug.evaluation import confusion
 
-LABEL = 'balanced accuracy'
-PERCENT = True
-LOWER_IS_BETTER = False
-update, merge = confusion.update, confusion.merge
+NEEDS = ('logits', 'labels')
+VALUES = {'balanced_accuracy': types.Number('balanced accuracy', '%', False)}
 
 
-def compute(sums) -> float:
-  """Returns the mean over classes, 0 to 1."""
-  count = sums.sum(1)
-  return float((np.diag(sums)[count > 0] / count[count > 0]).mean())
+def compute(logits: np.ndarray, labels: np.ndarray
+            ) -> dict[str, types.Measured]:
+  """Returns the mean over classes, 0 to 1, of logits [N, K], labels [N]."""
+  counts = confusion.of_logits(logits, labels)
+  images = counts.sum(1)
+  shares = np.diag(counts)[images > 0] / images[images > 0]
+  return {'balanced_accuracy': types.Measured(float(shares.mean()))}

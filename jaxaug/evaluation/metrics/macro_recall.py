@@ -4,14 +4,17 @@ Classes that have neither images nor predictions are left out; one that is
 predicted and has no image counts 0, as in scikit-learn with zero_division=0.
 Balanced accuracy leaves that one out.
 """
+import numpy as np
+
+from jaxaug.core import types
 from jaxaug.evaluation import confusion
 
-LABEL = 'macro recall'
-PERCENT = True
-LOWER_IS_BETTER = False
-update, merge = confusion.update, confusion.merge
+NEEDS = ('logits', 'labels')
+VALUES = {'macro_recall': types.Number('macro recall', '%', False)}
 
 
-def compute(sums) -> float:
-  """Returns the mean over classes, 0 to 1."""
-  return confusion.macro(sums, 'recall')
+def compute(logits: np.ndarray, labels: np.ndarray
+            ) -> dict[str, types.Measured]:
+  """Returns the mean over classes, 0 to 1, of logits [N, K], labels [N]."""
+  mean = confusion.macro(confusion.of_logits(logits, labels), 'recall')
+  return {'macro_recall': types.Measured(mean)}

@@ -1,20 +1,23 @@
 """Minority accuracy: the share of a few named classes' images that is found."""
 import numpy as np
 
+from jaxaug.core import types
 from jaxaug.evaluation import confusion
 
-LABEL = 'minority accuracy'
-PERCENT = True
-LOWER_IS_BETTER = False
-update, merge = confusion.update, confusion.merge
+NEEDS = ('logits', 'labels', 'classes')
+VALUES = {'minority_accuracy': types.Number('minority accuracy', '%', False)}
 
 
-def compute(sums, *, classes: tuple[int, ...] = ()) -> float:
+def compute(logits: np.ndarray, labels: np.ndarray, *,
+            classes: tuple[int, ...] = ()) -> dict[str, types.Measured]:
   """Returns the share, 0 to 1; nan where the classes have no image.
 
   Args:
+    logits, labels: [N, K] and [N].
     classes: the numbers of the classes that count; none for all.
   """
-  named = list(classes) or range(len(sums))
-  right, count = np.diag(sums)[named].sum(), sums[named].sum()
-  return float(right / count) if count else float('nan')
+  counts = confusion.of_logits(logits, labels)
+  named = list(classes) or range(len(counts))
+  right, images = np.diag(counts)[named].sum(), counts[named].sum()
+  share = float(right / images) if images else float('nan')
+  return {'minority_accuracy': types.Measured(share)}

@@ -5,26 +5,19 @@ the others)^2: the Brier score (1950) divided by the number of classes.
 """
 import numpy as np
 
+from jaxaug.core import types
 from jaxaug.evaluation import probabilities
 
-LABEL = 'squared error of probabilities'
-PERCENT = False
-LOWER_IS_BETTER = True
+NEEDS = ('logits', 'labels')
+VALUES = {'mse': types.Number('squared error of probabilities', '', True)}
 
 
-def update(sums, logits: np.ndarray, labels: np.ndarray):
-  """Adds logits [N, K] and labels [N] to `sums`; None to begin."""
+def compute(logits: np.ndarray, labels: np.ndarray
+            ) -> dict[str, types.Measured]:
+  """Returns the mean over images and classes, 0 to 2 / K.
+
+  logits, labels: [N, K] and [N]. It is nan where a logit is not finite.
+  """
   apart = np.exp(probabilities.log_softmax(logits))
   apart[np.arange(len(labels)), labels] -= 1
-  return merge(sums or (0, 0),
-               (probabilities.exact_sum(apart**2), apart.size))
-
-
-def merge(a, b):
-  """Joins the sums of two parts."""
-  return a[0] + b[0], a[1] + b[1]
-
-
-def compute(sums) -> float:
-  """Returns the mean over images and classes, 0 to 2 / K."""
-  return probabilities.mean(*sums)
+  return {'mse': types.Measured(probabilities.mean(apart**2))}
