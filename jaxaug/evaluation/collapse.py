@@ -15,7 +15,7 @@ import numpy as np
 from jaxaug.evaluation import neighbours
 
 WORDS = {'obedience': 'label obedience', 'diversity': 'diversity'}
-LOOKS = 2  # So many in a row, below, are a collapse.
+PATIENCE = 2  # So many evaluations in a row, below, are a collapse.
 # Of the covariance, towards a multiple of the identity.
 _SHRINKAGE = 0.1
 # Of what real images have over a collapsed generator: from so much on, a fall
@@ -27,7 +27,7 @@ _ERRORS = 8
 
 
 class Watch(typing.NamedTuple):
-  """What is looked at while a generator trains.
+  """What is measured while a generator trains.
 
   measure(features [N, D] of drawn images) -> {name: float}, of WORDS.
   real: name -> what it is of real images.
@@ -82,9 +82,9 @@ def watch(features: np.ndarray, labels: np.ndarray, validation: np.ndarray,
 
   Args:
     features, labels: float32 [N, D] and int32 [N], of training images.
-    validation, validation_labels: likewise of real images that the
-      discriminant has not seen, no more than those of a generator.
-    asked: int32 [M], the classes that the generator is asked for at each look.
+    validation, validation_labels: likewise of real images, from which neither
+      the discriminant nor a generator has learned.
+    asked: int32 [M], the classes that the generator is asked for each time.
     shares: see Watch; of every one of WORDS.
   """
   real, floor, classes = {}, {}, len(np.unique(labels))
@@ -113,17 +113,17 @@ def watch(features: np.ndarray, labels: np.ndarray, validation: np.ndarray,
 
 
 def start(watch: Watch) -> dict:
-  """Returns what is remembered between looks: name -> arrays.
+  """Returns what is remembered between evaluations: name -> arrays.
 
-  best: the highest so far. now: at the last look. low: looks in a row at which
-  it was below.
+  best: the highest so far. now: at the last evaluation. low: evaluations in a
+  row at which it was below.
   """
   return {name: {'best': jnp.float32(0), 'now': jnp.float32(0),
                  'low': jnp.int32(0)} for name in watch.real}
 
 
 def follow(watch: Watch, memory: dict, values: dict[str, float]) -> dict:
-  """Returns the memory after a look that found `values`.
+  """Returns the memory after an evaluation that found `values`.
 
   Heights are over the floor, real images have 1, and more does not count: the
   first images may be diverse for the wrong reason. Diversity counts from when
@@ -143,14 +143,14 @@ def follow(watch: Watch, memory: dict, values: dict[str, float]) -> dict:
 
 
 def low(memory: dict) -> bool:
-  """Whether some number was below at the last look."""
+  """Whether some number was below at the last evaluation."""
   return any(int(each['low']) for each in memory.values())
 
 
 def cause(memory: dict) -> str:
   """Returns which number tells of a collapse; '' for none."""
   return next((name for name, each in memory.items()
-               if int(each['low']) >= LOOKS), '')
+               if int(each['low']) >= PATIENCE), '')
 
 
 def words(manifest: dict) -> str:
@@ -162,7 +162,9 @@ def words(manifest: dict) -> str:
   if not (found := manifest.get('collapsed')):
     return ''
   best, now = (f'{100 * found[k]:.1f} %' for k in ('best', 'now'))
-  real = ' of that of real images' * (found['number'] == 'diversity')
+  real = ''
+  if found['number'] == 'diversity':
+    real = ' of that of real images'
   return (f'stopped at step {manifest["collapsed_at"]:,}: '
           f'{WORDS[found["number"]]} fell to {now} from {best}{real}; the '
           f'weights of step {manifest["chosen_step"]:,} are used')

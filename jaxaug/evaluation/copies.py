@@ -16,7 +16,7 @@ REACH = 2             # Shifts of up to this many pixels make no difference.
 CANDIDATES = 4        # Real images that each proposal puts up for comparison.
 NOISE = 4.            # Grey values; contrast below that says nothing.
 LARGEST = 40          # Pixels a side; of larger images, means are compared.
-CELLS = 8             # A side; what the first proposal looks at.
+CELLS = 8             # A side; what the first proposal compares.
 SPACING = .2, .8      # Limits of how far apart real images count to be.
 THRESHOLD = .25, .45  # Limits of what is near, as a share of the spacing.
 YARDSTICK = 2000      # More real images than this tell little more.
@@ -249,8 +249,8 @@ def _nearest(some: Side, real: Side, own=None):
         for i in range(0, len(real.images), size)])
   fine, coarse = centres(LARGEST), _unit(centres(CELLS)).T
   squares = None if real.features is None else (real.features**2).sum(1)
-  looks = 2 * (2 * reach + 1)**2
-  size = max(1, _BLOCK // (looks * max(len(fine), fine[0].size)))
+  windows = 2 * (2 * reach + 1)**2
+  size = max(1, _BLOCK // (windows * max(len(fine), fine[0].size)))
   indices, distances = [], []
   for start in range(0, len(some.images), size):
     rows = slice(start, start + size)

@@ -1,4 +1,4 @@
-"""Images become features: a frozen network looks at each of them once.
+"""Images become features: each passes through a frozen network once.
 
 One jitted program over all devices; moments are summed as features come, which
 are kept only where they are needed.
@@ -23,7 +23,7 @@ _WORTH = 1024
 
 
 def cache() -> pathlib.Path:
-  """Returns the folder where what was seen is kept."""
+  """Returns the folder where what was extracted is kept."""
   return files.cache() / 'features'
 
 
@@ -65,7 +65,7 @@ def extractor(network: types.Extractor, devices,
   def apply(batch):
     if network.channels == 1 and batch.shape[-1] == 3:
       raise errors.InputError(
-          f'extractor: {network.name} sees grey images only; expected grey '
+          f'extractor: {network.name} takes grey images only; expected grey '
           'ones, or another extractor.')
     return program(variables, mesh.shard(devices, batch))
   return FeatureExtractor(network, apply, devices,
@@ -79,11 +79,13 @@ def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
 
   Args:
     extractor: the network.
-    batches: yields uint8 [B, H, W, C], all but the last of extractor.batch_size.
+    batches: yields uint8 [B, H, W, C], all but the last of the extractor's
+      batch_size.
     count: how many images come.
     needs: what of EXTRACTED to keep; nothing is computed for none of them.
-    title: what is seen, for the progress line and for errors; no line for ''.
-    cache: folder that keeps what was seen, by `digest`, the images' content.
+    title: names the images on the progress line and in errors; no line for ''.
+    cache: folder that keeps what was extracted, by `digest`, the images'
+      content.
 
   Raises:
     InputError: 'logits' of a network without, or features that are not finite.
@@ -93,17 +95,17 @@ def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
     return types.ImageSet(count)
   file = cache and cache / (
       files.digest([digest, extractor.identity, wanted]) + '.npz')
-  if file and (side := _read(file)):
-    return side
-  side = _extract(extractor, batches, count, wanted, title)
+  if file and (found := _read(file)):
+    return found
+  found = _extract(extractor, batches, count, wanted, title)
   if file:
-    _write(file, side)
-  return side
+    _write(file, found)
+  return found
 
 
 def _extract(extractor: FeatureExtractor, batches, count: int, wanted,
              title) -> types.ImageSet:
-  waiting, seen, sums, held = collections.deque(), 0, None, []
+  waiting, done, sums, held = collections.deque(), 0, None, []
   kept = {name: [] for name in ('features', 'logits') if name in wanted}
 
   def add(least):
@@ -113,12 +115,12 @@ def _extract(extractor: FeatureExtractor, batches, count: int, wanted,
       sums, held = moments.update(sums, np.concatenate(held)), []
 
   def take():
-    nonlocal seen
+    nonlocal done
     out, n = waiting.popleft()
     out = {name: np.asarray(value)[:n] for name, value in out.items()}
     if not np.isfinite(out['features']).all():
       raise errors.InputError(
-          f'{title}: features of the images {seen} to {seen + n - 1} are not '
+          f'{title}: features of the images {done} to {done + n - 1} are not '
           'finite; expected weights that are not damaged.')
     if 'moments' in wanted:
       held.append(out['features'])
@@ -129,37 +131,37 @@ def _extract(extractor: FeatureExtractor, batches, count: int, wanted,
             f'{title}: {extractor.network.name} knows no classes; expected an '
             'extractor that does, for the Inception score.')
       parts.append(out[name])
-    seen += n
+    done += n
 
   line = (console.progress(title, count, unit='image') if title else
           contextlib.nullcontext(lambda done: None))
   with line as show:
     for batch in batches:
       n = len(batch)
-      if n < extractor.batch_size:  # One program for all; what is added is cut off.
+      if n < extractor.batch_size:  # One program for all; `take` cuts it off.
         more = batch[-1:].repeat(extractor.batch_size - n, 0)
         batch = np.concatenate([batch, more])
       waiting.append((extractor.apply(batch), n))
       if len(waiting) > 1:  # The device works on one while another is summed.
         take()
-        show(seen)
+        show(done)
     while waiting:
       take()
-    show(seen)
+    show(done)
   add(1)
   return types.ImageSet(
-      seen, moments.compute(sums) if 'moments' in wanted else None,
+      done, moments.compute(sums) if 'moments' in wanted else None,
       **{name: np.concatenate(parts) for name, parts in kept.items()})
 
 
-def _write(file: pathlib.Path, side: types.ImageSet):
+def _write(file: pathlib.Path, found: types.ImageSet):
   with files.writing(file.parent):
     file.parent.mkdir(parents=True, exist_ok=True)
-  arrays = {name: getattr(side, name) for name in ('features', 'logits')
-            if getattr(side, name) is not None}
-  if side.moments is not None:
-    arrays |= side.moments._asdict()
-  files.save_npz(file, count=side.count, **arrays)
+  arrays = {name: getattr(found, name) for name in ('features', 'logits')
+            if getattr(found, name) is not None}
+  if found.moments is not None:
+    arrays |= found.moments._asdict()
+  files.save_npz(file, count=found.count, **arrays)
 
 
 def _read(file: pathlib.Path) -> types.ImageSet | None:
@@ -182,11 +184,11 @@ def slices(array: np.ndarray, size: int):
     yield np.asarray(array[start:start + size])
 
 
-def of_array(extractor: FeatureExtractor, array: np.ndarray, needs, labels=None, title: str = '',
-             **cache) -> types.ImageSet:
-  """Returns what metrics need of uint8 images [N, H, W, C]; see `observe`."""
-  side = extract(extractor, slices(array, extractor.batch_size), len(array), needs,
-                 title=title, **cache)
-  return side._replace(
+def of_array(extractor: FeatureExtractor, array: np.ndarray, needs,
+             labels=None, title: str = '', **cache) -> types.ImageSet:
+  """Returns what metrics need of uint8 images [N, H, W, C]; see `extract`."""
+  found = extract(extractor, slices(array, extractor.batch_size), len(array),
+                  needs, title=title, **cache)
+  return found._replace(
       labels=None if labels is None else np.asarray(labels, np.int32),
       images=array if 'images' in needs else None)

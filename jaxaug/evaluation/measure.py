@@ -141,11 +141,11 @@ def rows(metrics: dict, real: types.ImageSet, fake: types.ImageSet,
 def notes(real: types.ImageSet, fake: types.ImageSet) -> list[str]:
   """Returns what a reader of the numbers should know, a line each."""
   out = []
-  for side, which in ((real, 'real'), (fake, 'fake')):
-    if side.moments is not None and side.count is not None and (
-        side.count <= len(side.moments.mean)):
+  for found, which in ((real, 'real'), (fake, 'fake')):
+    if found.moments is not None and found.count is not None and (
+        found.count <= len(found.moments.mean)):
       out.append(
-          f'{which}: {side.count:,} images, {len(side.moments.mean):,} '
+          f'{which}: {found.count:,} images, {len(found.moments.mean):,} '
           'features: the covariance is singular and the Fréchet distance is '
           'biased upwards; compare it at equal counts only')
   return out
@@ -171,9 +171,9 @@ def compare(real: np.ndarray, fake: np.ndarray, extractor: types.Extractor,
   """
   check_alike(real.shape[1:], fake.shape[1:], 'real', 'fake')
   chosen = blocks(metrics)
-  looks = features.extractor(extractor, devices or mesh.make(), batch_size)
+  placed = features.extractor(extractor, devices or mesh.make(), batch_size)
   real, fake = (
-      features.of_array(looks, array, needs(chosen), labels, title)
+      features.of_array(placed, array, needs(chosen), labels, title)
       for array, labels, title in ((real, real_labels, 'real'),
                                    (fake, fake_labels, 'fake')))
   return {row.name: row.measured

@@ -372,7 +372,7 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
            for arm, other in against.items()}
   corrected = dict(zip(tests, holm([t['p'] for t in tests.values()]),
                        strict=True))
-  none = dict.fromkeys(_TEST + _DETAILS * details)
+  none = dict.fromkeys(_TEST + _DETAILS if details else _TEST)
   out = {arm: summary(values) | none | {'verdict': 'baseline'}
          for arm, values in runs.items()}
   for arm, other in against.items():

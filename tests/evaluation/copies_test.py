@@ -59,7 +59,7 @@ def _check_planted(train, test, seed):
   chosen = rng.choice(len(test), EACH, replace=False)
   pool = np.concatenate(
       [clean] + [change(test[chosen]) for change in CHANGES.values()])
-  report = copies.compare(copies.Side(pool), copies.Side(test), copies.Side(known))
+  report = copies.compare(*map(copies.Side, (pool, test, known)))
   found = report.exact | report.near
   assert not report.exact[:1000].any() and report.exact[1000:1020].all()
   assert found[:1000].mean() < .01
@@ -157,7 +157,8 @@ def test_blank_images_are_alike_and_like_nothing_else():
   assert report.exact.tolist() == [False, True, False, False]
   assert report.near.tolist() == [True, False, True, True]
   assert (report.index == 7).all()
-  without = copies.compare(copies.Side(pool), copies.Side(np.delete(real, 7, 0)))
+  without = copies.compare(copies.Side(pool),
+                           copies.Side(np.delete(real, 7, 0)))
   assert not (without.exact | without.near).any()
 
 

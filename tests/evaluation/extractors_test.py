@@ -413,8 +413,8 @@ def test_every_extractor(name, colour, zoo):
   images = _clothes(6)
   if colour == 'RGB':
     images = np.concatenate([images, images[::-1], 255 - images], 3)
-  see = features.extractor(extractor, mesh.make(), batch_size=6).apply
-  got = jax.tree.map(np.asarray, see(images))
+  apply = features.extractor(extractor, mesh.make(), batch_size=6).apply
+  got = jax.tree.map(np.asarray, apply(images))
   _, grey, rgb, classes = ZOO[name]
   want = {'features': (6, rgb if colour == 'RGB' else grey)}
   if classes:
@@ -423,8 +423,9 @@ def test_every_extractor(name, colour, zoo):
   assert all(v.dtype == np.float32 and np.isfinite(v).all()
              for v in got.values())
   assert np.ptp(got['features'], 0).max() > 0
-  again = see(images)
-  one = features.extractor(extractor, mesh.make(), batch_size=1).apply(images[2:3])
+  again = apply(images)
+  alone = features.extractor(extractor, mesh.make(), batch_size=1)
+  one = alone.apply(images[2:3])
   for field, value in got.items():
     np.testing.assert_array_equal(value, again[field])
     _close(one[field], value[2:3], 1e-5)

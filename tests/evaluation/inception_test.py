@@ -65,7 +65,7 @@ def drawn(torchvision, pictures, tmp_path_factory):
     if isinstance(module, torch.nn.BatchNorm2d):
       torch.nn.init.uniform_(module.weight, .5, 1.5)
       torch.nn.init.normal_(module.bias, 0, .3)
-      module.momentum = None  # The plain mean of what it has seen.
+      module.momentum = None  # The plain mean over all batches.
       module.reset_running_stats()
   whole = torch.nn.Sequential(*theirs.blocks).train()
   images = torch.tensor(pictures[299].transpose(0, 3, 1, 2) / 255. * 2 - 1,
@@ -119,9 +119,9 @@ def test_all_blocks_and_logits_are_theirs(side, resize, drawn, pictures):
   assert error(found['2048'], pooled) < 1e-4
   assert error(found['logits'], logits) < 1e-4
   assert error(found['logits_unbiased'], unbiased) < 1e-4
-  seen = extractor.apply(extractor.variables, x)
-  assert error(seen['features'], pooled) < 1e-4
-  assert error(seen['logits'], unbiased) < 1e-4
+  got = extractor.apply(extractor.variables, x)
+  assert error(got['features'], pooled) < 1e-4
+  assert error(got['logits'], unbiased) < 1e-4
 
 
 @pytest.mark.parametrize('side', [32, 64, 299])

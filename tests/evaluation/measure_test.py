@@ -1,4 +1,4 @@
-"""Looking at images: split, order, padding and devices change no moment."""
+"""Extraction and metrics: order, padding and devices change no moment."""
 import pathlib
 import subprocess
 import sys
@@ -28,22 +28,21 @@ def extractor(name='pixels', **given):
 def test_the_batch_size_changes_nothing(name, batch_size, real):
   """100 images: the last batch of 7 and of 64 is padded."""
   x = real.train.images[:100]
-  looks = features.extractor(extractor(name), DEVICES, batch_size)
-  seen = features.of_array(looks, x, {'moments', 'features'})
-  whole = features.of_array(features.extractor(extractor(name), DEVICES, 100), x,
-                           {'moments', 'features'})
-  assert seen.count == len(seen.features) == 100
+  parts, whole = (features.of_array(
+      features.extractor(extractor(name), DEVICES, size), x,
+      {'moments', 'features'}) for size in (batch_size, 100))
+  assert parts.count == len(parts.features) == 100
   scale = np.abs(whole.features).max()
-  np.testing.assert_allclose(seen.features, whole.features, 0, 1e-6 * scale)
-  want = moments.of(seen.features)
-  for got, of_all in zip(seen.moments, want, strict=True):
+  np.testing.assert_allclose(parts.features, whole.features, 0, 1e-6 * scale)
+  want = moments.of(parts.features)
+  for got, of_all in zip(parts.moments, want, strict=True):
     np.testing.assert_allclose(got, of_all, 0, 1e-9 * np.abs(of_all).max())
 
 
 def test_order_changes_no_moment(real):
   x = real.train.images[:200]
-  looks = features.extractor(extractor(), DEVICES, 64)
-  one, other = (features.of_array(looks, some, {'moments'}).moments
+  placed = features.extractor(extractor(), DEVICES, 64)
+  one, other = (features.of_array(placed, some, {'moments'}).moments
                 for some in (x, x[np.random.default_rng(0).permutation(200)]))
   for a, b in zip(one, other, strict=True):
     np.testing.assert_allclose(a, b, 0, 1e-9 * np.abs(a).max())
@@ -55,11 +54,11 @@ from jaxaug.core import registry
 from jaxaug.evaluation import features
 from jaxaug.training import mesh
 x = registry.find('datasets', 'fashion_mnist_small').load().train.images[:100]
-looks = features.extractor(registry.find('extractors', sys.argv[1]).build(),
-                    mesh.make(), 12)
-assert looks.devices.size == 8 and looks.batch_size == 16
-side = features.of_array(looks, x, {'moments', 'features'})
-np.savez(sys.argv[2], features=side.features, **side.moments._asdict())
+placed = features.extractor(
+    registry.find('extractors', sys.argv[1]).build(), mesh.make(), 12)
+assert placed.devices.size == 8 and placed.batch_size == 16
+found = features.of_array(placed, x, {'moments', 'features'})
+np.savez(sys.argv[2], features=found.features, **found.moments._asdict())
 """
 
 
@@ -120,8 +119,8 @@ WRONG_HEADERS = [
                                         ('image_metrics', 'kid')])
 def test_a_wrong_header_is_one_line(kind, name, key, value, message,
                                     monkeypatch):
-  if isinstance(value, dict):
-    value = {name: number for number in value.values()}
+  if value and key == 'VALUES':
+    value = dict.fromkeys([name], *value.values())
   monkeypatch.setattr(registry.find(kind, name), key, value)
   with pytest.raises(errors.InputError, match=message) as e:
     measure.blocks([name], kind=kind)
@@ -156,29 +155,30 @@ def test_grey_images_are_repeated_for_a_network_that_wants_colour(real):
   def apply(variables, images):
     assert images.shape[-1] == 3
     return {'features': images.reshape(len(images), -1).astype(np.float32)}
-  seen = features.of_array(
+  found = features.of_array(
       features.extractor(types.Extractor('three', apply, {}), DEVICES, 4),
       real.train.images[:4], {'features'})
   np.testing.assert_array_equal(
-      seen.features, real.train.images[:4].repeat(3, 3).reshape(4, -1))
+      found.features, real.train.images[:4].repeat(3, 3).reshape(4, -1))
 
 
-def test_what_was_seen_is_kept_by_content(tmp_path, real):
-  looks = features.extractor(extractor(), DEVICES, 64)
-  def look(x, digest, needs=('moments', 'features'), eye=looks):
-    return features.of_array(eye, x, needs, cache=tmp_path, digest=digest)
-  one = look(real.train.images[:50], 'a')
+def test_what_was_extracted_is_kept_by_content(tmp_path, real):
+  placed = features.extractor(extractor(), DEVICES, 64)
+  def extract(x, digest, placed=placed):
+    return features.of_array(placed, x, ('moments', 'features'),
+                             cache=tmp_path, digest=digest)
+  one = extract(real.train.images[:50], 'a')
   files = sorted(tmp_path.iterdir())
   assert len(files) == 1
-  blind = looks._replace(apply=None)  # Would fail if it had to look.
-  again = look(real.train.images[:50], 'a', eye=blind)
+  broken = placed._replace(apply=None)  # Would fail if it had to compute.
+  again = extract(real.train.images[:50], 'a', broken)
   np.testing.assert_array_equal(again.features, one.features)
   np.testing.assert_array_equal(again.moments.covariance,
                                 one.moments.covariance)
   with pytest.raises(TypeError):
-    look(real.train.images[:50], 'b', eye=blind)
+    extract(real.train.images[:50], 'b', broken)
   files[0].write_bytes(files[0].read_bytes()[:100])  # A damaged one is redone.
-  np.testing.assert_array_equal(look(real.train.images[:50], 'a').features,
+  np.testing.assert_array_equal(extract(real.train.images[:50], 'a').features,
                                 one.features)
 
 
@@ -186,14 +186,14 @@ def test_nan_features_and_missing_logits(real):
   def apply(variables, images):
     x = images.reshape(len(images), -1).astype(np.float32)
     return {'features': x / (x.sum(1, keepdims=True) > 0)}
-  looks = features.extractor(types.Extractor('bad', apply, {}), DEVICES, 4)
+  placed = features.extractor(types.Extractor('bad', apply, {}), DEVICES, 4)
   with pytest.raises(errors.InputError, match='images 4 to 7 are not finite'):
-    features.of_array(looks, np.concatenate([
+    features.of_array(placed, np.concatenate([
         real.train.images[:4], np.zeros((4, 28, 28, 1), np.uint8)]),
-                     {'moments'}, title='fake')
+                      {'moments'}, title='fake')
   with pytest.raises(errors.InputError, match='knows no classes'):
     features.of_array(features.extractor(extractor(), DEVICES),
-                     real.train.images[:4], {'logits'})
+                      real.train.images[:4], {'logits'})
 
 
 def test_sides_must_be_alike(real):

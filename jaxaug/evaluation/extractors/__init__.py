@@ -1,1 +1,1 @@
-"""Frozen networks that see images: build(*, ...) -> types.Extractor."""
+"""Frozen networks that give features: build(*, ...) -> types.Extractor."""

@@ -11,7 +11,7 @@ from jaxaug.training import classifier as supervised
 
 
 def build(*, weights: str = '') -> types.Extractor:
-  """Returns what the last layer of a trained classifier sees, and its logits.
+  """Returns the input of a trained classifier's last layer, and its logits.
 
   Args:
     weights: folder of a finished run, WORKDIR/classify/NAME-HASH. Images of
@@ -52,5 +52,5 @@ def build(*, weights: str = '') -> types.Extractor:
 
   return types.Extractor(
       f'classifier_{about["arm"]}', apply, checkpoint.read_tree(file, like),
-      pretrained.digest(file), f'{about["model"]} of the arm {about["arm"]} of a '
-      f'study, {spec.height}x{spec.width}', channels=spec.channels)
+      pretrained.digest(file), f'{about["model"]} of the arm {about["arm"]} of '
+      f'a study, {spec.height}x{spec.width}', channels=spec.channels)

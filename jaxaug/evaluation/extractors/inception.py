@@ -61,7 +61,7 @@ def _c(n):
 _D = ((('branch3x3_1', 1, 1, 192), ('branch3x3_2', 3, 3, 320)),
       (('branch7x7x3_1', 1, 1, 192), ('branch7x7x3_2', 1, 7, 192),
        ('branch7x7x3_3', 7, 1, 192), ('branch7x7x3_4', 3, 3, 192)))
-# 3x3_2a and _2b, dbl_3a and _3b both see what is before them.
+# 3x3_2a and _2b, dbl_3a and _3b both take what is before them.
 _E = ((('branch1x1', 1, 1, 320),),
       (('branch3x3_1', 1, 1, 384), ('branch3x3_2a', 1, 3, 384),
        ('branch3x3_2b', 3, 1, 384)),
@@ -290,7 +290,7 @@ def build(*, weights: str = '', resize: str = 'tf1',
   file = pretrained.find(_PUBLISHED, weights, download=download,
                     standins=pretrained.STANDINS)
   digest = pretrained.digest(file)
-  name = 'inception' + f'_{resize}' * (resize != 'tf1')
+  name = 'inception' if resize == 'tf1' else f'inception_{resize}'
   less, by, whose = _RULES[resize]
 
   def apply(variables, images):

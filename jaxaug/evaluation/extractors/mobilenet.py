@@ -51,7 +51,8 @@ def _taker(file):
   """Returns f(name, shape) -> an array of the file, and the names it has."""
   arrays = pretrained.read(file)
   def take(name, shape):
-    return np.float32(pretrained.take(arrays, name, shape, file, 'MobileNetV2 1.0'))
+    return np.float32(
+        pretrained.take(arrays, name, shape, file, 'MobileNetV2 1.0'))
   return take, arrays.keys()
 
 
@@ -129,7 +130,7 @@ def build(*, weights: str = '', side: int = 160,
   params = (_of_torch if torch else _of_tensorflow)(take)
   padding = ((1, 1), (1, 1)) if torch else 'SAME'
 
-  def see(variables, images):
+  def network(variables, images):
     x = resize.resize(images, (side, side), 'clean')
     x = layers.by_imagenet(x / 255) if torch else x / 127.5 - 1
     x = _network(variables, x, padding).mean((1, 2))
@@ -137,7 +138,7 @@ def build(*, weights: str = '', side: int = 160,
     return {'features': x, 'logits': x @ kernel[0, 0] + bias}
 
   def apply(variables, images):
-    return layers.each(functools.partial(see, variables), images, 8)
+    return layers.each(functools.partial(network, variables), images, 8)
 
   how = 'by mean and deviation' if torch else 'of -1 to 1'
   return types.Extractor(

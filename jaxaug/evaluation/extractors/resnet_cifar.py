@@ -13,7 +13,7 @@ from jaxaug.training import classifier as supervised
 
 
 def build(*, weights: str = '') -> types.Extractor:
-  """Returns what the last layer sees, 64 features of the usual width; logits.
+  """Returns the input of the last layer, 64 features as usual, and logits.
 
   Args:
     weights: .npz file, arrays named as PyTorch's CIFAR ResNets are; depth,
@@ -50,6 +50,7 @@ def build(*, weights: str = '') -> types.Extractor:
 
   return types.Extractor(
       f'resnet{depth}', apply,
-      jax.tree.map(np.asarray, network.pretrained(fresh)), pretrained.digest(file),
+      jax.tree.map(np.asarray, network.pretrained(fresh)),
+      pretrained.digest(file),
       f'clean bicubic to 32x32, by mean and deviation; {spec.num_classes} '
       'classes')

@@ -159,7 +159,7 @@ def build(*, side: int = 32, scales: int = 2, orientations: int = 8,
     raise errors.InputError(
         f'grid: {grid}; expected a divisor of {side // 2**scales}.')
 
-  def see(images):
+  def network(images):
     x = resizing.resize(images, (side, side), resize) / 255
     x = paths(x, scales, orientations)
     cell = side // 2**scales // grid
@@ -168,7 +168,7 @@ def build(*, side: int = 32, scales: int = 2, orientations: int = 8,
 
   def apply(variables, images):
     del variables
-    return {'features': layers.each(see, images, 8)}
+    return {'features': layers.each(network, images, 8)}
 
   how = {'bilinear_aa': 'antialiased bilinear', 'clean': 'clean bicubic'}
   return types.Extractor(

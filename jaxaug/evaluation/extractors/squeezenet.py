@@ -45,7 +45,8 @@ def _read(file) -> tuple[dict, bool]:
   if torch:
     shapes['classifier'] = 'classifier.1', (1, 1, 512, 1000)
   def take(name, shape):
-    return np.float32(pretrained.take(arrays, name, shape, file, 'SqueezeNet 1.1'))
+    return np.float32(
+        pretrained.take(arrays, name, shape, file, 'SqueezeNet 1.1'))
 
   params = {}
   for layer, (name, shape) in shapes.items():
@@ -122,10 +123,10 @@ def build(*, weights: str = '', side: int = 160,
     else:
       x = x[..., ::-1] - jnp.array(_MEAN_BGR)
     x = _network(variables, x, torch)
-    seen = {'features': x.mean((1, 2))}
+    out = {'features': x.mean((1, 2))}
     if torch:
-      seen['logits'] = _conv(x, variables['classifier']).mean((1, 2))
-    return seen
+      out['logits'] = _conv(x, variables['classifier']).mean((1, 2))
+    return out
 
   how = 'RGB by mean and deviation' if torch else 'BGR less the mean'
   return types.Extractor(

@@ -134,8 +134,8 @@ def build(*, weights: str = '', layer: str = 'pool5', side: int = 224,
     kernel, bias = variables['predictions']
     return {'features': x, 'logits': x @ kernel + bias}
 
-  seen = f'clean bicubic to {side}x{side}' if side else 'as large as they are'
+  size = f'clean bicubic to {side}x{side}' if side else 'as large as they are'
   how = 'RGB by mean and deviation' if torch else 'BGR less the mean'
   what = 'ReLUs of fc2' if top else f'means of pool5 in {grid}x{grid} fields'
   return types.Extractor('vgg19', apply, params, pretrained.digest(file),
-                         f'{seen}, {how}; {what}')
+                         f'{size}, {how}; {what}')
