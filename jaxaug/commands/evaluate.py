@@ -73,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
   add('--json', metavar='OUT', help='writes all numbers')
   add('--save_statistics', metavar='OUT.npz',
       help='writes mu and sigma of REAL, which pytorch-fid reads')
-  add('--cache', metavar='DIR', help="keeps what was seen of REAL; '' for no "
-      'cache; default: ~/.cache/jaxaug/features')
+  add('--cache', metavar='DIR',
+      help="keeps what was extracted of REAL; '' for no cache; default: "
+      '~/.cache/jaxaug/features')
   return parser
 
 
@@ -142,7 +143,7 @@ def _open(flags) -> list[image_sets.Source]:
   """Opens the real set and the others, which must be alike."""
   real, *fakes = (
       image_sets.open(spec, resize=_size(flags.resize), seed=flags.seed,
-                   num_images=flags.num_images, where=where)
+                      num_images=flags.num_images, where=where)
       for spec, where in ((flags.real, 'REAL'),
                           *((spec, 'FAKE') for spec in flags.fake)))
   for fake in fakes:
@@ -210,37 +211,43 @@ def run(asked: Asked) -> dict:
   metrics = measure.blocks(flags.metrics if compares else ['fid'])
   needs = measure.needs(metrics)
   real, *fakes = _open(flags)
-  extractor = _extractor(asked)
-  devices = mesh.make()
-  eye = features.extractor(extractor, devices, flags.batch_size)
-  more = {'moments'} if flags.save_statistics else set()
-  side = image_sets.look(real, eye, needs | more, 'REAL', _cache(flags))
-  if flags.save_statistics:
-    moments.save(flags.save_statistics, side.moments, count=side.count or 0,
-                 **eye.identity)
+  network, devices = _extractor(asked), mesh.make()
+  extractor = features.extractor(network, devices, flags.batch_size)
   fit = _fit(asked, real, devices) if 'fit' in needs else None
-  sets, notes, halves = [], _notes(real, extractor), None
+  known = _real(flags, real, extractor, needs)
+  sets, notes, halves = [], _notes(real, network), None
   for fake in fakes:
-    other = image_sets.look(fake, eye, needs, 'FAKE')
-    other = other._replace(labels=_match(other.labels, real, fake))
-    sets.append(measure.rows(metrics, side, other, extractor, asked.knobs, fit))
-    notes += [note for note in measure.notes(side, other) if note not in notes]
+    found = image_sets.extract(fake, extractor, needs, 'FAKE')
+    found = found._replace(labels=_match(found.labels, real, fake))
+    sets.append(measure.rows(metrics, known, found, network, asked.knobs, fit))
+    notes += [note for note in measure.notes(known, found) if note not in notes]
   if flags.halves:
-    halves = measure.rows(metrics, *(
-        image_sets.look(half, eye, needs, 'REAL')
-        for half in image_sets.halves(real, flags.seed)), extractor, asked.knobs,
-                          fit)
+    both = (image_sets.extract(half, extractor, needs, 'REAL')
+            for half in image_sets.halves(real, flags.seed))
+    halves = _plain(measure.rows(metrics, *both, network, asked.knobs, fit))
   return {
       'real': _about(real), 'fake': [
           _about(fake) | {'rows': _plain(rows)}
           for fake, rows in zip(fakes, sets, strict=True)],
-      'over_sets': _over_sets(sets), 'halves': halves and _plain(halves),
-      'extractor': eye.identity | {'dtype': 'float32'},
+      'over_sets': _over_sets(sets), 'halves': halves,
+      'extractor': extractor.identity | {'dtype': 'float32'},
       'notes': notes, 'seed': flags.seed, 'resize': flags.resize,
       'num_images': flags.num_images, 'knobs': asked.knobs,
       'classifier': CLASSIFIER | asked.classifier if fit else None,
       'devices': mesh.describe(devices), 'stamp': files.stamp(),
       'seconds': time.monotonic() - begun}
+
+
+def _real(flags, real: image_sets.Source, extractor: features.FeatureExtractor,
+          needs: set) -> types.ImageSet:
+  """Returns what metrics need of the real set; writes its statistics."""
+  if flags.save_statistics:
+    needs = needs | {'moments'}
+  found = image_sets.extract(real, extractor, needs, 'REAL', _cache(flags))
+  if flags.save_statistics:
+    moments.save(flags.save_statistics, found.moments, count=found.count or 0,
+                 **extractor.identity)
+  return found
 
 
 def _notes(real: image_sets.Source, extractor: types.Extractor) -> list[str]:

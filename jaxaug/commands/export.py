@@ -34,9 +34,9 @@ def folder_names(class_names) -> list[str]:
   return folders
 
 
-def to_folder(arrays: dict, manifest: dict, out: pathlib.Path):
+def to_folder(pool: pools.Pool, out: pathlib.Path):
   """Writes OUT/CLASS/000001.png, numbered in each class, and labels.csv."""
-  folders = folder_names(manifest['class_names'])
+  folders = folder_names(pool.manifest['class_names'])
   with files.writing(out):
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
       raise errors.InputError(
@@ -45,20 +45,20 @@ def to_folder(arrays: dict, manifest: dict, out: pathlib.Path):
     partial = files.folder(whole.parent, whole.name).partial
     files.begin(partial)
     try:
-      _write_files(arrays, manifest, folders, partial)
+      _write_files(pool, folders, partial)
       os.rename(partial, out)
     finally:
       files.remove(partial)
 
 
-def _write_files(arrays, manifest, folders, root):
-  numbers = collections.Counter()
+def _write_files(pool, folders, root):
+  numbers, manifest = collections.Counter(), pool.manifest
   with open(root / 'labels.csv', 'w', newline='', encoding='utf-8') as f:
     table = csv.writer(f, lineterminator='\n')
     table.writerow(COLUMNS)
     for image, label, batch, row in zip(
-        arrays['images'], arrays['labels'].tolist(), arrays['batch'].tolist(),
-        arrays['row'].tolist(), strict=True):
+        pool.images, pool.labels.tolist(), pool.batch.tolist(),
+        pool.row.tolist(), strict=True):
       numbers[label] += 1
       file = f'{folders[label]}/{numbers[label]:06d}.png'
       images.save_png(root / file, image)
@@ -66,17 +66,16 @@ def _write_files(arrays, manifest, folders, root):
                       manifest['generator_key'], batch, row])
 
 
-def to_npz(arrays: dict, manifest: dict, out: pathlib.Path):
+def to_npz(pool: pools.Pool, out: pathlib.Path):
   """Writes the keys that config.data.source=npz reads, and provenance."""
   if out.exists():
     raise errors.InputError(f'{out}: is there already; expected a new file.')
   with files.writing(out):
     out.parent.mkdir(parents=True, exist_ok=True)
   files.save_npz(
-      out, x_train=arrays['images'], y_train=arrays['labels'],
-      class_names=manifest['class_names'], batch=arrays['batch'],
-      row=arrays['row'], generator=manifest['generator_key'],
-      seed=manifest['seed'])
+      out, x_train=pool.images, y_train=pool.labels, batch=pool.batch,
+      row=pool.row, class_names=pool.manifest['class_names'],
+      generator=pool.manifest['generator_key'], seed=pool.manifest['seed'])
 
 
 def main(argv=None) -> int:
@@ -84,19 +83,19 @@ def main(argv=None) -> int:
   parser = argparse.ArgumentParser(
       prog='python -m jaxaug.export',
       description='Writes a pool as PNG files with labels.csv, or as one npz.')
-  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pools/NAME')
+  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pool/NAME')
   parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')
   parser.add_argument('--format', choices=('folder', 'npz'), default='folder')
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   write = {'folder': to_folder, 'npz': to_npz}[args.format]
   try:
-    arrays, manifest = pools.read(args.pool)
-    write(arrays, manifest, out)
+    pool = pools.read(args.pool)
+    write(pool, out)
   except errors.InputError as e:
     print(f'export: {e}', file=sys.stderr)
     return 2
-  print(f'{len(arrays["labels"])} images of {manifest["generator_key"]}: {out}')
+  print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: {out}')
   return 0
 
 

@@ -1,5 +1,6 @@
 """Image files and uint8 arrays: decode, fit to one size, save, hash."""
 import collections
+import contextlib
 import hashlib
 import math
 import os
@@ -17,6 +18,9 @@ _REFUSED = {
 # Of the files that are taken for images in a folder.
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP')
+_ORIENTATION = 0x112  # Its number in EXIF.
+# What Pillow calls the parts of a header in which that may stand.
+_METADATA = {'exif', 'Raw profile type exif', 'xmp', 'XML:com.adobe.xmp'}
 
 
 def decode(path) -> np.ndarray:
@@ -31,12 +35,36 @@ def decode(path) -> np.ndarray:
     InputError: the file is missing, damaged, or of another kind (16-bit,
       palette, CMYK, alpha, animated).
   """
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from PIL import ImageOps
+  with _opened(path) as image:
+    pixels = np.array(ImageOps.exif_transpose(image))
+  return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def shape(path) -> tuple[int, int, int]:
+  """Returns the (H, W, C) that `decode` gives, by the file's header alone.
+
+  Raises:
+    InputError: as `decode`, but for what is damaged behind the header.
+  """
+  with _opened(path) as image:
+    height, width = image.height, image.width
+    # Of a PNG without metadata Pillow would decode all to look for some.
+    if image.format != 'PNG' or _METADATA & image.info.keys():
+      if image.getexif().get(_ORIENTATION, 1) > 4:  # To be turned on its side.
+        height, width = width, height
+    return height, width, len(image.getbands())
+
+
+@contextlib.contextmanager
+def _opened(path):
+  """Yields an image file, opened by Pillow; all that is wrong is one line."""
+  from PIL import Image, UnidentifiedImageError
   try:
     with Image.open(path, formats=_FORMATS) as image:
       wrong = _refusal(image)
       if not wrong:
-        pixels = np.array(ImageOps.exif_transpose(image))
+        yield image
   except UnidentifiedImageError:
     wrong = 'damaged, or not a PNG, JPEG, WebP or BMP image'
   except FileNotFoundError:
@@ -47,7 +75,6 @@ def decode(path) -> np.ndarray:
   if wrong:
     raise errors.InputError(
         f'{path}: {wrong}; expected an 8-bit grey or RGB image.')
-  return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _refusal(image) -> str:
@@ -79,6 +106,20 @@ def pair(value, where: str) -> tuple[int, int]:
       f'{value!r}.')
 
 
+def fitted(size: tuple[int, int], resize=None, crop=None,
+           where: str = 'an image') -> tuple[int, int]:
+  """Returns the (height, width) that `fit` gives an image of this `size`."""
+  if crop is not None:
+    h, w = ((min(size),) * 2 if crop == 'square'
+            else pair(crop, 'config.data.crop'))
+    if h > size[0] or w > size[1]:
+      raise errors.InputError(
+          f'config.data.crop: {h}x{w} is larger than {where}, which is '
+          f'{size[0]}x{size[1]} (height x width).')
+    size = h, w
+  return size if resize is None else pair(resize, 'config.data.resize')
+
+
 def fit(image: np.ndarray, resize=None, crop=None, where: str = 'an image'):
   """Crops the centre of one image, then resizes what is left.
 
@@ -96,28 +137,46 @@ def fit(image: np.ndarray, resize=None, crop=None, where: str = 'an image'):
   """
   if crop is not None:
     height, width = image.shape[:2]
-    h, w = ((min(height, width),) * 2 if crop == 'square'
-            else pair(crop, 'config.data.crop'))
-    if h > height or w > width:
-      raise errors.InputError(
-          f'config.data.crop: {h}x{w} is larger than {where}, which is '
-          f'{height}x{width} (height x width).')
+    h, w = fitted((height, width), None, crop, where)
     top, left = (height - h) // 2, (width - w) // 2
     image = image[top:top + h, left:left + w]
-  if resize is not None:
-    h, w = pair(resize, 'config.data.resize')
-    if (h, w) != image.shape[:2]:
-      image = _resized(image, h, w)
-  return image
+  size = fitted(image.shape[:2], resize)
+  return image if size == image.shape[:2] else _resized(image, *size)
+
+
+def to_pil(image: np.ndarray):
+  """Turns uint8 [H, W, C] into a Pillow image: grey for C = 1, RGB for 3."""
+  from PIL import Image
+  pixels = image[..., 0] if image.shape[-1] == 1 else image
+  return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _resized(image, h, w):
   from PIL import Image
-  grey = image.shape[-1] == 1
-  resized = np.asarray(
-      Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
-      .resize((w, h), Image.Resampling.LANCZOS))
-  return resized[..., None] if grey else resized
+  resized = to_pil(image).resize((w, h), Image.Resampling.LANCZOS)
+  return np.asarray(resized).reshape(h, w, -1)
+
+
+def one_size(sizes: collections.Counter, where: str,
+             mend: str = 'set config.data.resize, or config.data.crop'
+             ) -> tuple[int, int]:
+  """Returns the (height, width) that all images have; (0, 0) of none.
+
+  Args:
+    sizes: (height, width) -> how many images have it.
+    where: the source's name for the error.
+    mend: what gives the images one size, for the error.
+
+  Raises:
+    InputError: the images differ in size; lists the sizes with counts.
+  """
+  if len(sizes) > 1:
+    listed = ', '.join(f'{h}x{w} ({n})' for (h, w), n in sizes.most_common(6))
+    more = f' and {len(sizes) - 6} more sizes' if len(sizes) > 6 else ''
+    raise errors.InputError(
+        f'{where}: the images differ in size, height x width (how many): '
+        f'{listed}{more}; {mend}.')
+  return next(iter(sizes), (0, 0))
 
 
 def fit_all(images, resize=None, crop=None,
@@ -145,14 +204,8 @@ def fit_all(images, resize=None, crop=None,
     sizes[image.shape[:2]] += 1
     if len(sizes) == 1:  # A second size ends in an error: save the memory.
       kept.append(image)
-  if len(sizes) > 1:
-    listed = ', '.join(f'{h}x{w} ({n})' for (h, w), n in sizes.most_common(6))
-    more = f' and {len(sizes) - 6} more sizes' if len(sizes) > 6 else ''
-    raise errors.InputError(
-        f'{where}: the images differ in size, height x width (how many): '
-        f'{listed}{more}; set config.data.resize, or config.data.crop.')
+  height, width = one_size(sizes, where)
   channels = max((image.shape[-1] for image in kept), default=1)
-  height, width = next(iter(sizes), (0, 0))
   stacked = np.empty((len(kept), height, width, channels), np.uint8)
   for row, image in zip(stacked, kept, strict=True):
     row[:] = image
@@ -209,10 +262,8 @@ def grid(images: np.ndarray, columns: int, pad: int = 2) -> np.ndarray:
 
 def save_png(path, image: np.ndarray):
   """Writes uint8 [H, W, C] as PNG: grey for C = 1, RGB for C = 3."""
-  from PIL import Image
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  pixels = image[..., 0] if image.shape[-1] == 1 else image
-  Image.fromarray(np.ascontiguousarray(pixels)).save(path, format='PNG')
+  to_pil(image).save(path, format='PNG')
 
 
 def digest(*arrays: np.ndarray) -> str:

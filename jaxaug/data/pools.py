@@ -1,24 +1,50 @@
 """Pools on the disk: labelled synthetic images, and where each came from."""
 import pathlib
 import re
+import typing
+
+import numpy as np
 
 from jaxaug.core import errors, files
 from jaxaug.data import images
 
+# What the folder of a study's pools is called, and what it was called before.
+PARENTS = ('pool', 'pools')
+
+
+class Pool(typing.NamedTuple):
+  """A pool; rows belong together.
+
+  images: uint8 [N, H, W, C].
+  labels: int32 [N], the classes asked for.
+  batch, row: int32 [N], which batch of the draw an image is of, and its place
+    in it.
+  manifest: what the draw wrote of itself: 'class_names', 'generator', 'seed',
+    'digest' of images and labels, and more.
+  """
+  images: np.ndarray
+  labels: np.ndarray
+  batch: np.ndarray
+  row: np.ndarray
+  manifest: dict
+
 
 def find(path) -> pathlib.Path:
-  """Returns the folder of a finished pool: WORKDIR/pools/NAME[-HASH].
+  """Returns the folder of a finished pool: WORKDIR/pool/NAME[-HASH].
 
   Raises:
     InputError: there is no such pool, or several of that name.
   """
   path = pathlib.Path(path)
-  if (path / 'pool.npz').is_file() and (path / 'manifest.json').is_file():
+  if _is_pool(path):
     return path
-  there = sorted(f.parent for f in path.parent.glob('*/pool.npz')
-                 if not f.parent.name.endswith('.partial'))
-  named = [f for f in there
-           if re.fullmatch(re.escape(path.name) + '-[0-9a-f]{12}', f.name)]
+  parents = [path.parent]
+  if path.parent.name in PARENTS:
+    parents = [path.parent.with_name(name) for name in PARENTS]
+  there = sorted(f.parent for parent in parents
+                 for f in parent.glob('*/pool.npz') if _is_pool(f.parent))
+  named = [f for f in there if re.fullmatch(
+      re.escape(path.name) + '(-[0-9a-f]{12})?', f.name)]
   if len(named) == 1:
     return named[0]
   if named:
@@ -26,17 +52,29 @@ def find(path) -> pathlib.Path:
         f'{path}: several pools have this name; expected one of '
         f'{", ".join(f.name for f in named)}.')
   raise errors.InputError(
-      f'{path}: is no finished pool; expected WORKDIR/pools/NAME-HASH.'
+      f'{path}: is no finished pool; expected WORKDIR/pool/NAME-HASH.'
       f'{errors.nearest(path.name, [f.name[:-13] for f in there])}')
 
 
-def read(path) -> tuple[dict, dict]:
-  """Returns (arrays, manifest) of a pool; InputError if it is damaged."""
+def _is_pool(folder: pathlib.Path) -> bool:
+  return folder.suffix != '.partial' and all(
+      (folder / name).is_file() for name in ('pool.npz', 'manifest.json'))
+
+
+def read(path) -> Pool:
+  """Returns a pool by its folder or name; InputError if it is damaged."""
   folder = find(path)
   manifest = files.manifest(folder)
   arrays = files.load_npz(folder / 'pool.npz')
-  if images.digest(arrays['images'], arrays['labels']) != manifest['digest']:
+  try:
+    pool = Pool(*(arrays[key] for key in Pool._fields[:-1]), manifest)
+    digest = manifest['digest']
+  except KeyError as e:
+    raise errors.InputError(
+        f'{folder}: has no {e}; delete this folder and launch its study '
+        'again.') from None
+  if images.digest(pool.images, pool.labels) != digest:
     raise errors.InputError(
         f'{folder}: pool.npz is not what was drawn; delete this folder and '
         'launch its study again.')
-  return arrays, manifest
+  return pool

@@ -4,6 +4,7 @@ What the user writes is a path or a name, with `@SPLIT` where there are several.
 """
 import concurrent.futures
 import hashlib
+import inspect
 import os
 import pathlib
 import typing
@@ -11,13 +12,12 @@ import typing
 import numpy as np
 
 from jaxaug.core import errors, files, registry, types
-from jaxaug.data import images, pools
+from jaxaug.data import images, pools, reading
 from jaxaug.evaluation import features, moments
 
 SPLITS = ('train', 'validation', 'test')
 # Arrays that hold images and labels in an npz of someone else's.
 _KEYS = (('images', 'labels'), ('arr_0', 'arr_1'), ('x', 'y'))
-_BLOCKS = ('folder', 'npz', 'tfds')  # Not data sets themselves.
 
 
 class Source(typing.NamedTuple):
@@ -114,38 +114,39 @@ def batches(source: Source, size: int):
       yield now
 
 
-def look(source: Source, eye: features.FeatureExtractor, needs, which: str,
-         cache: pathlib.Path | None = None) -> types.ImageSet:
+def extract(source: Source, extractor: features.FeatureExtractor, needs,
+            which: str, cache: pathlib.Path | None = None) -> types.ImageSet:
   """Returns what metrics need of a source; of statistics their moments.
 
   Args:
     source: of `open`.
-    eye: what looks.
+    extractor: the network on its devices.
     needs: fields of types.ImageSet, as of measure.needs.
     which: the side, in errors and on the progress line.
-    cache: folder where what was seen is kept by the images' content, or None.
+    cache: folder where what was extracted is kept by the images' content, or
+      None.
 
   Raises:
     InputError: statistics of another network, or where more is needed.
   """
   if source.moments is not None:
-    _check_statistics(source, eye, set(needs), which)
+    _check_statistics(source, extractor.identity, set(needs), which)
     return types.ImageSet(source.count, source.moments)
-  side = features.extract(
-      eye, batches(source, eye.batch_size), source.count, needs,
+  found = features.extract(
+      extractor, batches(source, extractor.batch_size), source.count, needs,
       title=f'{which} {source.name}', cache=cache, digest=source.digest)
   every = np.arange(source.count)
-  return side._replace(
+  return found._replace(
       labels=source.labels,
       images=source.read(every) if 'images' in needs else None)
 
 
-def _check_statistics(source, eye: features.FeatureExtractor, needs: set, which: str):
+def _check_statistics(source: Source, identity: dict, needs: set, which: str):
   if more := sorted(needs - {'moments'}):
     raise errors.InputError(
         f'{which}: {source.name} holds mean and covariance only; expected '
         f'images for metrics that need {", ".join(more)}, or --metrics=fid.')
-  for key, mine in eye.identity.items():
+  for key, mine in identity.items():
     if source.about.get(key, mine) != mine:
       raise errors.InputError(
           f'{which}: {source.name} holds statistics whose {key} is '
@@ -162,7 +163,7 @@ def _find(spec, resize, where) -> Source:
     return _file(spec, place, split, resize, where)
   if place.is_dir() and not (place / 'pool.npz').exists():
     return _folder(spec, place / split, resize, where)
-  if place.is_dir() or place.parent.name == 'pools':
+  if place.is_dir() or place.parent.name in pools.PARENTS:
     return _pool(spec, place, resize)
   return _data_set(spec, resize, where)
 
@@ -178,32 +179,32 @@ def _file(spec, path, split, resize, where) -> Source:
     raise errors.InputError(
         f'{where}: {path} is no .npz file; expected a folder of images, an '
         '.npz, a pool or a data set.')
-  arrays = files.read_npz(path, where)
-  if {'mu', 'sigma'} <= arrays.keys():
-    found, about = moments.load(path)
-    count = about.get('count')
-    about = {k: np.asarray(v).item() for k, v in about.items()
-             if np.ndim(v) == 0}
-    return Source(spec, 'statistics', None,
-                  None if count is None else int(count), None, None, None,
-                  images.digest(*found), found, about)
-  image_key, label_key = _keys(arrays, split, path, where)
-  pixels = images.from_array(arrays[image_key], f'{path}: {image_key}')
-  labels = arrays.get(label_key)
+  held = files.read_npz(path, where, lambda key: False).keys()
+  if {'mu', 'sigma'} <= held:
+    return _statistics(spec, path, where)
+  keys = (*_keys(held, split, path, where), 'class_names')
+  arrays = files.read_npz(path, where, keys.__contains__)
+  place, names, classes = f'{where}: {path}', None, None
+  pixels, labels = reading.labelled(arrays, *keys[:2], place)
+  if keys[2] in arrays:
+    names = reading.class_names(arrays[keys[2]])
+    classes = len(names)
   if labels is not None:
-    labels = np.asarray(labels).reshape(-1).astype(np.int32)
-    if len(labels) != len(pixels):
-      raise errors.InputError(
-          f'{where}: {path}: {label_key} has {len(labels)} rows, {image_key} '
-          f'has {len(pixels)}.')
-  names = arrays.get('class_names')
-  return _in_memory(spec, 'npz', pixels, labels, names if names is None else
-                    tuple(map(str, names.tolist())), resize)
+    labels = reading.numbered(labels, classes, f'{place}: {keys[1]}')
+  return _in_memory(spec, 'npz', pixels, labels, names, resize)
 
 
-def _keys(arrays, split, path, where) -> tuple[str, str]:
+def _statistics(spec, path, where) -> Source:
+  found, about = moments.load(path, where)
+  about = {k: np.asarray(v).item() for k, v in about.items() if np.ndim(v) == 0}
+  count = about.get('count')
+  return Source(spec, 'statistics', None, None if count is None else int(count),
+                None, None, None, images.digest(*found), found, about)
+
+
+def _keys(held, split, path, where) -> tuple[str, str]:
   """Returns the names of the arrays that hold the images and their labels."""
-  parts = [name for name in ('train', 'val', 'test') if f'x_{name}' in arrays]
+  parts = [name for name in ('train', 'val', 'test') if f'x_{name}' in held]
   split = {'validation': 'val'}.get(split, split) or (
       parts[0] if len(parts) == 1 else '')
   if split:
@@ -211,32 +212,32 @@ def _keys(arrays, split, path, where) -> tuple[str, str]:
       return f'x_{split}', f'y_{split}'
   elif not parts:
     for image_key, label_key in _KEYS:
-      if image_key in arrays:
+      if image_key in held:
         return image_key, label_key
   expected = (' or '.join(f'{path.name}@{name}' for name in parts) if parts
               else 'an array called images, arr_0, x or x_train, or mu and '
               'sigma')
   raise errors.InputError(
-      f'{where}: {path} holds {", ".join(arrays) or "nothing"}; expected '
+      f'{where}: {path} holds {", ".join(held) or "nothing"}; expected '
       f'{expected}.')
 
 
 def _pool(spec, path, resize) -> Source:
-  arrays, manifest = pools.read(path)
-  return _in_memory(spec, 'pool', arrays['images'], arrays['labels'],
-                    tuple(manifest['class_names']), resize)
+  pool = pools.read(path)
+  return _in_memory(spec, 'pool', pool.images, pool.labels,
+                    tuple(pool.manifest['class_names']), resize)
 
 
 def _data_set(spec, resize, where) -> Source:
   """A block of datasets/ by its name, or else a set of TFDS."""
   name, _, split = spec.partition('@')
-  own = [n for n in registry.names('datasets') if n not in _BLOCKS]
+  own = _own_sets()
   if not split:
     raise errors.InputError(
         f'{where}: there is no file, folder or pool {spec!r}; a data set wants '
         f'its split, such as {name}@test.{errors.nearest(name, own)}')
   if name in own:
-    dataset = registry.find('datasets', name).load()
+    dataset = own[name].load()
     errors.one_of(f'{where}: the split of {name}', split, SPLITS)
     part = getattr(dataset, split)
     if part is None:
@@ -249,69 +250,26 @@ def _data_set(spec, resize, where) -> Source:
                     np.asarray(part.labels), dataset.class_names, resize)
 
 
-def _image_files(folder) -> list[pathlib.Path]:
-  return sorted(f for f in folder.iterdir() if f.name[0] != '.'
-                and f.suffix.lower() in images.ENDINGS and f.is_file())
+def _own_sets() -> dict:
+  """Returns the blocks of datasets/ that need no argument, by name."""
+  blocks = {name: registry.find('datasets', name)
+            for name in registry.names('datasets')}
+  return {name: block for name, block in blocks.items()
+          if inspect.Parameter.empty not in registry.arguments(
+              block.load).values()}
 
 
 def _folder(spec, root, resize, where) -> Source:
   """Images of a folder, each class in one of its own or all beside another."""
-  if not root.is_dir():
-    near = [f.name for f in root.parent.iterdir() if f.is_dir()]
-    raise errors.InputError(f'{where}: there is no folder {root}.'
-                            f'{errors.nearest(root.name, near)}')
-  folders = sorted(f for f in root.iterdir()
-                   if f.is_dir() and f.name[0] != '.')
-  classes = {f.name: found for f in folders if (found := _image_files(f))}
-  loose = _image_files(root)
-  if loose and classes:
-    raise errors.InputError(
-        f'{where}: {root} holds images and also folders of images '
-        f'({next(iter(classes))}/); expected one of the two.')
-  files = loose or [f for found in classes.values() for f in found]
-  if not files:
-    inner = [f'{root / f.name}' for f in folders]
-    raise errors.InputError(
-        f'{where}: {root} holds no image; expected '
-        f'{", ".join(images.ENDINGS)} files in it or in one folder a class' + (
-            f'. Perhaps {" or ".join(inner[:3])}?' if inner else '.'))
-  labels = None if loose else np.repeat(
-      np.arange(len(classes), dtype=np.int32),
-      [len(found) for found in classes.values()])
-  return _of_files(spec, root, files, labels,
-                   None if loose else tuple(classes), resize)
-
-
-def _of_files(spec, root, files, labels, names, resize) -> Source:
-  first = images.fit(images.decode(files[0]), resize)
-  files = np.array(files, object)
-
-  def one(file):
-    image = images.fit(images.decode(file), resize, where=str(file))
-    if image.shape[2] == 1 and first.shape[2] == 3:
-      image = image.repeat(3, 2)
-    if image.shape != first.shape:
-      raise errors.InputError(
-          f'{file}: is {_size(image.shape)}, but {files[0]} is '
-          f'{_size(first.shape)}; expected images of one kind: '
-          '--resize=PIXELS gives them one size.')
-    return image
+  found = reading.find(reading.folder(root, where), where, flat=True)
+  shape = reading.shape(found.files, resize, where=f'{where}: {root}',
+                        mend='--resize=PIXELS gives them one size')
 
   def read(rows):
-    # Pillow decodes outside Python's lock, so threads do run side by side.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      try:
-        return np.stack(list(pool.map(one, files[rows])))
-      finally:
-        pool.shutdown(cancel_futures=True)
+    return reading.pixels([found.files[i] for i in rows], shape, resize)
 
   sha = hashlib.sha256(repr(resize).encode())
-  for file in files:
+  for file in found.files:
     sha.update(str(file.relative_to(root)).encode() + file.read_bytes())
-  return Source(spec, 'folder', first.shape, len(files), labels, names, read,
-                sha.hexdigest())
-
-
-def _size(shape) -> str:
-  height, width, channels = shape
-  return f'{height}x{width} {"grey" if channels == 1 else "RGB"}'
+  return Source(spec, 'folder', shape, len(found.files), found.labels,
+                found.class_names, read, sha.hexdigest())

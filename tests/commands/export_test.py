@@ -28,8 +28,8 @@ def make(root, names=NAMES, channels=3, per_class=4):
   place = files.folder(root, NAME)
   files.begin(place.partial)
   files.save_npz(place.partial / 'pool.npz', images=pixels, labels=labels,
-                     batch=np.arange(len(labels), dtype=np.int32) // 5,
-                     row=np.arange(len(labels), dtype=np.int32) % 5)
+                 batch=np.arange(len(labels), dtype=np.int32) // 5,
+                 row=np.arange(len(labels), dtype=np.int32) % 5)
   files.finish(place.partial, place.final, {
       'class_names': list(names), 'generator': 'cgan', 'seed': 7,
       'generator_key': 'cgan-key', 'digest': images.digest(pixels, labels)})
@@ -82,15 +82,15 @@ def test_an_npz_comes_back_the_same(tmp_path):
 
 
 def test_the_command_takes_a_name_without_its_hash(tmp_path):
-  make(tmp_path / 'pools')
+  make(tmp_path / 'pool')
   done = subprocess.run(
-      [sys.executable, '-m', 'jaxaug.export', tmp_path / 'pools' / 'cgan',
-       tmp_path / 'out', '--format', 'folder'], text=True, capture_output=True,
-      cwd=pathlib.Path(__file__).parents[2])
+      [sys.executable, '-m', 'jaxaug.commands.export',
+       tmp_path / 'pool' / 'cgan', tmp_path / 'out', '--format', 'folder'],
+      text=True, capture_output=True, cwd=pathlib.Path(__file__).parents[2])
   assert done.returncode == 0 and not done.stderr
   assert done.stdout == f'12 images of cgan-key: {tmp_path / "out"}\n'
   (tmp_path / 'empty').mkdir()
-  assert export.main([str(tmp_path / 'pools' / 'cgan'),
+  assert export.main([str(tmp_path / 'pool' / 'cgan'),
                       str(tmp_path / 'empty')]) == 0
   assert len(os.listdir(tmp_path / 'empty')) == 4
 
@@ -111,6 +111,8 @@ def test_export_refuses_what_is_no_pool(tmp_path, capsys):
   files.save_npz(pool / 'pool.npz', **arrays | {
       'images': 255 - arrays['images']})
   assert 'is not what was drawn' in refused(capsys, pool, out)
+  files.save_npz(pool / 'pool.npz', images=arrays['images'])
+  assert "has no 'labels'" in refused(capsys, pool, out)
   (pool / 'pool.npz').write_bytes(whole[:500])
   assert 'is missing or damaged' in refused(capsys, pool, out)
   (pool / 'pool.npz').write_bytes(whole)
@@ -134,7 +136,6 @@ def test_export_overwrites_nothing(tmp_path, capsys):
                                      '--format', form)
   assert os.listdir(out) == ['mine.txt']
   assert (out / 'mine.txt').read_text() == 'mine'
-
 
 
 @pytest.mark.parametrize('names', [

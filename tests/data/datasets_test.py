@@ -206,6 +206,11 @@ def test_folder_refuses_bad_trees(tmp_path):
   expect_error('images/cat holds no image', path=tmp_path / 'images')
   (tmp_path / 'images' / 'cat' / 'x.gif').write_bytes(b'')
   expect_error('images/cat holds no image', path=tmp_path / 'images')
+  tree(tmp_path / 'images' / 'cat', ['black'])
+  expect_error('Perhaps .*images/cat is meant', path=tmp_path / 'images')
+  tree(tmp_path / 'images', ['dog'])
+  expect_error(r'images \(0.png\) and also folders of images \(dog/\)',
+               path=tmp_path / 'images')
 
 
 def test_folder_refuses_bad_splits(tmp_path):
@@ -297,10 +302,11 @@ def with_nan(*shape):
     ({'y_train': np.arange(5)}, 'y_train has 5 rows'),
     ({'y_train': np.arange(6) / 2}, 'y_train: float64'),
     ({'y_train': np.eye(6, dtype=int)}, r'y_train: int64 \[6, 6\]'),
-    ({'y_train': np.arange(6) - 1}, r'train labels go from -1 to 4'),
-    ({'y_test': np.arange(3) + 1}, r'test labels go from 1 to 3.*0\.\.2'),
+    ({'y_train': np.arange(6) - 1}, r'y_train: labels go from -1 to 4'),
+    ({'y_test': np.arange(3) + 1}, r'y_test: labels go from 1 to 3.*0\.\.2'),
     ({'y_train': np.array([0, 1, 2, 0, 1, 2_000_000_000])},
      r'0 to 2000000000, but with 6 classes'),
+    ({'y_train': np.arange(6) * 2**32}, r'to 21474836480, but with 6 classes'),
     ({'class_names': np.array(['a', 'b'])}, r'0 to 2, but with 2 classes'),
     ({'train_index': np.arange(5)}, 'train_index has 5 rows'),
     ({'y_train': np.array([None] * 6)}, 'plain arrays'),

@@ -36,6 +36,7 @@ def test_lossless_files_decode_to_their_pixels(tmp_path, ending, channels):
   file = tmp_path / f'x.{ending}'
   Image.fromarray(pixels.squeeze()).save(file, lossless=True)
   np.testing.assert_array_equal(images.decode(file), pixels)
+  assert images.shape(file) == pixels.shape
 
 
 def test_jpeg_decodes_and_exif_orientation_is_applied(tmp_path):
@@ -47,6 +48,10 @@ def test_jpeg_decodes_and_exif_orientation_is_applied(tmp_path):
   decoded = images.decode(tmp_path / 'x.jpg')
   assert decoded.shape == (32, 16, 3)
   assert decoded[:16].mean() > 250 and decoded[16:].mean() < 5
+  for ending in 'jpg', 'png', 'webp':
+    file = tmp_path / f'x.{ending}'
+    Image.fromarray(pixels).save(file, exif=exif)
+    assert images.shape(file) == images.decode(file).shape == (32, 16, 3)
 
 
 def make_16_bit_grey(path):
@@ -90,9 +95,10 @@ def make_webp_animation(path):
 def test_other_kinds_are_refused_in_one_line(tmp_path, make, message):
   file = tmp_path / 'x.png'
   make(file)
-  with pytest.raises(errors.InputError, match=message) as e:
-    images.decode(file)
-  assert str(file) in str(e.value) and '\n' not in str(e.value)
+  for read in images.decode, images.shape:
+    with pytest.raises(errors.InputError, match=message) as e:
+      read(file)
+    assert str(file) in str(e.value) and '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('ending', ['png', 'jpg', 'webp', 'bmp'])

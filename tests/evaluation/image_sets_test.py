@@ -25,9 +25,10 @@ def folder(root, pixels, labels=None):
 
 
 def pool(root, pixels, labels):
-  place = files.folder(root / 'pools', 'cgan-0123456789ab')
+  place, rows = files.folder(root / 'pool', 'cgan-0123456789ab'), np.arange(12)
   files.begin(place.partial)
-  files.save_npz(place.partial / 'pool.npz', images=pixels, labels=labels)
+  files.save_npz(place.partial / 'pool.npz', images=pixels, labels=labels,
+                 batch=rows // 5, row=rows % 5)
   files.finish(place.partial, place.final, {
       'class_names': list(NAMES), 'digest': images.digest(pixels, labels)})
   return place.final
@@ -125,10 +126,22 @@ def test_resizing_makes_one_size(tmp_path, pixels):
 
 
 def test_grey_images_among_colour_become_colour(tmp_path, pixels):
-  images.save_png(tmp_path / 'a.png', pixels[0][0].repeat(3, 2))
-  images.save_png(tmp_path / 'b.png', pixels[0][1])
-  found = image_sets.open(tmp_path).read(np.arange(2))
-  np.testing.assert_array_equal(found, pixels[0][:2].repeat(3, 3))
+  for colour, grey in (('a', 'b'), ('b', 'a')):  # Whichever comes first.
+    images.save_png(tmp_path / f'{colour}.png', pixels[0][0].repeat(3, 2))
+    images.save_png(tmp_path / f'{grey}.png', pixels[0][1])
+    found = image_sets.open(tmp_path).read(np.arange(2))
+    np.testing.assert_array_equal(
+        found if colour == 'a' else found[::-1], pixels[0][:2].repeat(3, 3))
+
+
+def test_names_in_bytes_are_those_of_a_study(tmp_path, pixels):
+  x, y = pixels
+  source = image_sets.open(npz(tmp_path / 'a.npz', x_train=x, y_train=y,
+                               class_names=np.array([b'boot', b'coat'])))
+  assert source.class_names == NAMES
+  dataset = registry.find('datasets', 'npz').load(path=tmp_path / 'a.npz')
+  assert dataset.class_names == NAMES
+  np.testing.assert_array_equal(source.labels, dataset.train.labels)
 
 
 def test_statistics(tmp_path):
@@ -158,6 +171,12 @@ def mixed(path):
   return path
 
 
+def empty_class(path):
+  images.save_png(path / 'c' / 'b.png', np.zeros((4, 4, 1), np.uint8))
+  (path / 'd').mkdir()
+  return path
+
+
 def text(path):
   path = path / 'a.txt'
   path.write_text('no image')
@@ -176,7 +195,8 @@ WRONG = {
     'classes a level deeper': (nested, 'Perhaps .*train'),
     'a file that is no npz': (text, 'no .npz file'),
     'a damaged image': (spoilt, 'b.png: '),
-    'two sizes': (two_sizes, '5x4 grey.*4x4 grey.*--resize'),
+    'two sizes': (two_sizes, r'REAL: .*4x4 \(1\), 5x4 \(1\); --resize'),
+    'an empty class': (empty_class, 'REAL: class folder .*/d holds no image'),
     'loose and in folders': (mixed, 'also folders of images'),
     'an npz without images': (
         lambda root: npz(root / 'a.npz', z=np.zeros(3)), 'holds z; expected'),
@@ -185,7 +205,18 @@ WRONG = {
                          x_test=np.zeros((1, 4, 4))), 'a.npz@train or'),
     'fewer labels': (
         lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
-                         labels=np.zeros(1)), '1 rows, images has 2'),
+                         labels=np.zeros(1, int)),
+        'REAL: .*labels has 1 rows for 2 images'),
+    'labels that are no whole numbers': (
+        lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
+                         labels=np.ones(2)), r'REAL: .*labels: float64 \[2\]'),
+    'labels below 0': (
+        lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
+                         labels=np.array([0, -1])), 'labels go from -1 to 0'),
+    'labels without a class': (
+        lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
+                         labels=np.array([0, 2]), class_names=list(NAMES)),
+        r'labels go from 0 to 2, but with 2 classes they must be in 0\.\.1'),
     'NaN': (lambda root: npz(root / 'a.npz', arr_0=np.full((1, 4, 4), np.nan)),
             'NaN'),
     'a data set without its split': (

@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 
 from jaxaug.core import errors, files, types
-from jaxaug.data import images
+from jaxaug.data import images, reading
 
 
 def load(*, path, train_images='x_train', train_labels='y_train',
@@ -46,47 +46,21 @@ def load(*, path, train_images='x_train', train_labels='y_train',
             f'config.data.path: {file} has no array {key!r} ({split}); it '
             f'holds {", ".join(arrays) or "nothing"}.'
             f'{errors.nearest(key, arrays)}')
-  pixels = {split: images.from_array(arrays[ks[0]], f'{file}: {ks[0]}')
-            for split, ks in present.items()}
+  where = f'config.data.path: {file}'
+  found = {split: reading.labelled(arrays, *ks[:2], where)
+           for split, ks in present.items()}
+  if names_key in arrays:
+    names = reading.class_names(arrays[names_key])
+  else:  # No more classes than images: garbage labels would make billions.
+    labels = found['train'][1]
+    names = tuple(map(str, range(min(int(labels.max()) + 1, len(labels)))))
   splits = {}
-  for split, (image_key, label_key, index_key) in present.items():
-    labels = _labels(arrays[label_key], f'{file}: {label_key}')
+  for split, (pixels, labels) in found.items():
+    index_key = keys[split][2]
     index = arrays.get(index_key, np.arange(len(labels)))
-    for key, array in ((label_key, labels), (index_key, index)):
-      if len(array) != len(pixels[split]):
-        raise errors.InputError(
-            f'{file}: {key} has {len(array)} rows, but {image_key} has '
-            f'{len(pixels[split])}.')
+    reading.one_each(index, pixels, f'{where}: {index_key}')
     splits[split] = types.Split(
-        images.fit_all(pixels[split], resize, crop, str(file)), labels,
+        images.fit_all(pixels, resize, crop, str(file)),
+        reading.numbered(labels, len(names), f'{where}: {keys[split][1]}'),
         index.astype(np.int64))
-  return types.Dataset(file.stem, _names(arrays.get(names_key), splits, file),
-                       **splits)
-
-
-def _labels(array: np.ndarray, where: str) -> np.ndarray:
-  """Checks labels and returns int32 [N]."""
-  if array.ndim == 2 and array.shape[1] == 1:
-    array = array[:, 0]
-  if array.ndim != 1 or array.dtype.kind not in 'ui':
-    raise errors.InputError(
-        f'{where}: {array.dtype} {list(array.shape)}; expected whole numbers '
-        '[N] or [N, 1].')
-  return array.astype(np.int32)
-
-
-def _names(names, splits, file) -> tuple[str, ...]:
-  """Returns the class names and checks that every label has one."""
-  if names is None:
-    # No more classes than images: garbage labels would make billions.
-    train = splits['train'].labels
-    names = range(min(int(train.max()) + 1, len(train)))
-  else:
-    names = [n.decode() if isinstance(n, bytes) else n for n in names.tolist()]
-  for split, part in splits.items():
-    low, high = int(part.labels.min()), int(part.labels.max())
-    if low < 0 or high >= len(names):
-      raise errors.InputError(
-          f'{file}: {split} labels go from {low} to {high}, but with '
-          f'{len(names)} classes they must be in 0..{len(names) - 1}.')
-  return tuple(str(n) for n in names)
+  return types.Dataset(file.stem, names, **splits)
