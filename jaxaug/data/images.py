@@ -285,10 +285,3 @@ def row_hashes(images: np.ndarray) -> np.ndarray:
   rows = np.ascontiguousarray(images).reshape(len(images), width)
   return np.array([hashlib.blake2b(row, digest_size=16).hexdigest()
                    for row in rows], 'S32')
-
-
-def to_pil(image: np.ndarray):
-  """Returns uint8 [H, W, 1 or 3] as a PIL image, grey or RGB."""
-  from PIL import Image
-  pixels = image[..., 0] if image.shape[-1] == 1 else image
-  return Image.fromarray(np.ascontiguousarray(pixels))

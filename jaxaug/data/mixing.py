@@ -306,13 +306,15 @@ def partners(plan: Plan, step: int) -> np.ndarray:
   """
   group = plan.partners
   labels = group.labels[batch(plan, step)]
-  draw = randomness.generator(*plan.seed, _PARTNER, step).integers(group.count[labels])
+  draw = randomness.generator(*plan.seed, _PARTNER, step).integers(
+      group.count[labels])
   return group.images[group.first[labels] + draw].astype(np.int32)
 
 
 def shuffled(plan: Plan, step: int) -> np.ndarray:
   """Returns batch `step` in another order: bank positions, int32 [B]."""
-  return randomness.generator(*plan.seed, _SHUFFLE, step).permutation(batch(plan, step))
+  return randomness.generator(*plan.seed, _SHUFFLE, step).permutation(
+      batch(plan, step))
 
 
 def class_weights(counts, power: float, *, where: str = 'arm') -> np.ndarray:

@@ -25,8 +25,8 @@ def real():
 
 @pytest.fixture(scope='module')
 def eye():
-  return extraction.extractor(registry.find('extractors', 'pixels').build(side=8),
-                     DEVICES)
+  network = registry.find('extractors', 'pixels').build(side=8)
+  return extraction.extractor(network, DEVICES)
 
 
 @pytest.fixture(scope='module')

@@ -55,7 +55,8 @@ def _task(study, fold, name: str) -> study_tasks.Task:
                  study.extractor.identity, fold.digests('validation')]
     find_curve = functools.partial(
         curves.make, study.extractor, fold.splits.validation,
-        study.spec.num_classes, train=train, shares=config['collapse'], **config['curve'])
+        study.spec.num_classes, train=train, shares=config['collapse'],
+        **config['curve'])
   folder = study.folder('generate', name, [
       VERSION, study.spec, fold.digests('train'), block, seed,
       config['log_every'], chosen_by])

@@ -106,10 +106,9 @@ def read(folder: files.Folder, train_digest: str = '') -> types.Split:
   Raises:
     InputError: it is damaged, or its generator learned from other images.
   """
-  arrays, manifest = pools.read(folder.final)
-  if train_digest and manifest['train_digest'] != train_digest:
+  pool = pools.read(folder.final)
+  if train_digest and pool.manifest['train_digest'] != train_digest:
     raise errors.InputError(
         f'pool {folder.final}: its generator learned from other training '
         "images than this study's; expected the same split. Delete its folder.")
-  return types.Split(arrays['images'], arrays['labels'],
-                     np.arange(len(arrays['labels'])))
+  return types.Split(pool.images, pool.labels, np.arange(len(pool.labels)))
