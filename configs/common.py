@@ -3,8 +3,8 @@ from ml_collections import config_dict
 
 
 def base() -> config_dict.ConfigDict:
-  """Returns the defaults of a study; see the README for the words."""
-  config = config_dict.ConfigDict()
+  """Returns the defaults of a study; docs/config.md is made of these lines."""
+  config = _section()
   config.name = ''            # Set by the file; names the work folder.
   config.seed = 0             # Of everything: splits, weights, batches, pools.
   config.runs = 5             # Paired runs of every arm and classifier.
@@ -22,86 +22,101 @@ def base() -> config_dict.ConfigDict:
                               # 'no', or 'auto', on accelerators.
   config.steps_per_call = 0   # Of one dispatch, at most; 0: 1 on CPU, else 10.
 
-  config.data = config_dict.ConfigDict()
-  config.data.source = 'fashion_mnist_small'  # A file of datasets/.
-  optional = config_dict.placeholder
-  config.data.path = optional(str)         # folder, npz: where it lies.
-  config.data.name = optional(str)         # tfds: the set's name.
-  config.data.resize = optional(object)    # Pixels, or (height, width).
-  config.data.crop = optional(object)      # Central crop before it, likewise.
-  config.data.per_class = optional(int)    # Low-data subset: images a class,
-  config.data.fraction = optional(float)   # or a share of every class.
-  config.data.classes = optional(object)   # Names or numbers to keep.
-  config.data.imbalance = optional(object)  # Counts, or ('exponential', 10).
-  config.data.val_fraction = 0.2           # Of the subset, for selection.
-  config.data.test_fraction = optional(float)  # Where a source has no test.
-  config.data.folds = optional(int)        # k-fold: the number of folds, all,
-  config.data.fold = optional(int)         # or the one that is the test.
-  config.data.allow_overlap = False        # Accept test images in train.
-  config.data.data_dir = optional(str)     # tfds: where sets are prepared,
-  config.data.cache_dir = optional(str)    # and where decoded ones are kept;
-  for key in ('train_split', 'test_split', 'validation_split', 'image_key',
-              'label_key'):
-    config.data[key] = optional(str)       # its splits and features.
-  for key in ('train_images', 'train_labels', 'test_images', 'test_labels',
-              'val_images', 'val_labels', 'names_key', 'train_index',
-              'test_index'):
-    config.data[key] = optional(str)       # npz: the names of its arrays.
+  config.data = _section()
+  config.data.source = 'fashion_mnist_small'  # A file of data/datasets/.
+  config.data.path = None           # folder, npz: where it lies.
+  config.data.name = None           # tfds: the set's name.
+  config.data.resize = None         # Pixels, or (height, width).
+  config.data.crop = None           # Central crop before it, likewise.
+  config.data.per_class = None      # Low-data subset: images a class.
+  config.data.fraction = None       # Instead: a share of every class.
+  config.data.classes = None        # Names or numbers of the classes to keep.
+  config.data.imbalance = None      # Counts a class, or ('exponential', 10).
+  config.data.val_fraction = 0.2    # Of the subset, for selection.
+  config.data.test_fraction = None  # Where a source has no test split.
+  config.data.folds = None          # Cross-validation: the number of folds.
+  config.data.fold = None           # Only the one that is the test.
+  config.data.allow_overlap = False  # Accept test images in train.
+  config.data.data_dir = None       # tfds: where sets are prepared.
+  config.data.cache_dir = None      # tfds: where decoded ones are kept.
+  config.data.train_split = None    # tfds: its split for training.
+  config.data.test_split = None     # tfds: its split for the test.
+  config.data.validation_split = None  # tfds: its split for selection.
+  config.data.image_key = None      # tfds: the feature that is the image.
+  config.data.label_key = None      # tfds: the feature that is the label.
+  config.data.train_images = None   # npz: the name of this array,
+  config.data.train_labels = None   # npz: and of this,
+  config.data.test_images = None    # npz: and of this,
+  config.data.test_labels = None    # npz: and of this,
+  config.data.val_images = None     # npz: and of this,
+  config.data.val_labels = None     # npz: and of this,
+  config.data.names_key = None      # npz: and of the names of the classes.
+  config.data.train_index = None    # npz: the place of each in its source,
+  config.data.test_index = None     # npz: likewise.
 
-  # Near copies of test images that a pool may hold, as a share of it; a pool
-  # with more, or with an exact copy, stops the study unless that is allowed.
-  config.audit = config_dict.ConfigDict(
-      {'max_leaks': 0.01, 'allow_leaks': False})
+  # A pool with more near copies of test images, or with an exact copy, stops
+  # the study.
+  config.audit = _section()
+  config.audit.max_leaks = 0.01     # The share of a pool that may be such.
+  config.audit.allow_leaks = False  # Go on all the same.
 
-  # What looks at generated images: a file of extractors/ (with its file of
-  # weights where it wants one), and which files of image_metrics/ say what.
-  # Scattering has seen no image of any set, so it favours none.
-  config.evaluation = config_dict.ConfigDict({
-      'extractor': 'scattering', 'weights': '', 'batch_size': 64,
-      'metrics': ('fid', 'kid', 'prdc', 'authenticity', 'copying', 'diversity',
-                  'intra_fd')})
-  # The checkpoint of a generator is where this metric of so many drawn images
-  # beside the validation split is lowest; every=0 takes the last.
-  config.curve = config_dict.ConfigDict(
-      {'metric': 'fid', 'every': 100, 'images': 500})
+  # What looks at generated images. Scattering has seen no image of any set, so
+  # it favours none.
+  config.evaluation = _section()
+  config.evaluation.extractor = 'scattering'  # A file of extractors/.
+  config.evaluation.weights = ''    # Its file of weights, if it wants one.
+  config.evaluation.batch_size = 64  # Images that it sees at a time.
+  config.evaluation.metrics = (     # Files of image_metrics/.
+      'fid', 'kid', 'prdc', 'authenticity', 'copying', 'diversity', 'intra_fd')
+
+  # The checkpoint of a generator is the one where a number is lowest.
+  config.curve = _section()
+  config.curve.metric = 'fid'       # Of image_metrics/: drawn images beside the
+                                    # validation split.
+  config.curve.every = 100          # Steps between looks; 0 takes the last.
+  config.curve.images = 500         # Drawn for a look.
+
   # A generator whose label obedience or diversity, seen by the same network on
-  # the same images, falls below this share of its highest at two looks in a row
+  # the same images, falls below a share of its highest at two looks in a row
   # has collapsed: training ends, and the best weights before it draw the pool.
-  # 0 switches one off; without a curve there is no such look.
-  config.collapse = config_dict.ConfigDict(
-      {'obedience': 0.5, 'diversity': 0.5})
+  # Without a curve there is no such look.
+  config.collapse = _section()
+  config.collapse.obedience = 0.5   # That share; 0 switches it off.
+  config.collapse.diversity = 0.5   # Likewise.
 
-  # NAME -> what an arm calls by name: arguments of augment.standard.
-  config.augmentations = config_dict.ConfigDict()
+  config.augmentations = _section()  # NAME -> arguments of augment.standard.
+  config.generators = _section()    # NAME -> common.generator(...).
+  config.pools = _section()         # NAME -> common.pool(...).
+  config.classifiers = _section()   # NAME -> common.classifier(...).
+  config.arms = ()                  # common.arm(...), in order.
+  config.published = ()             # common.published(...), beside ours.
 
-  config.generators = config_dict.ConfigDict()   # NAME -> generator(...)
-  config.pools = config_dict.ConfigDict()        # NAME -> pool(...)
-  config.classifiers = config_dict.ConfigDict()  # NAME -> classifier(...)
-  config.arms = ()                               # arm(...), in order.
-  config.published = ()                          # published(...), beside ours.
-
-  # Judges whether samples show the class that was asked for. It may learn from
-  # real training images that the low-data subset left out: no arm sees it.
-  config.judge = classifier('cnn', steps=600, optimizer='adam',
-                            learning_rate=1e-3, weight_decay=1e-4)
-  config.judge.augment = ''
+  # It may learn from real training images that the low-data subset left out: no
+  # arm sees it.
+  config.judge = classifier(        # Tells whether samples show their class.
+      'cnn', steps=600, optimizer='adam', learning_rate=1e-3,
+      weight_decay=1e-4)
+  config.judge.augment = ''         # A name of config.augmentations, or ''.
   return config
+
+
+def _section(**keys) -> config_dict.ConfigDict:
+  """Names and types are checked once the file is read: for all at a time."""
+  return config_dict.ConfigDict(keys, type_safe=False)
 
 
 def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
   """A block of config.generators; `hyper` goes to generators/<model>.build."""
-  return config_dict.ConfigDict(
-      {'model': model, 'steps': steps, 'batch_size': batch_size, **hyper})
+  return _section(model=model, steps=steps, batch_size=batch_size, **hyper)
 
 
 def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
                batch_size: int = 64, **hyper):
   """A block of config.classifiers; `hyper` goes to classifiers/<model>.build
-  and to training/classifier.make. Its length is in steps, or in epochs of the real
-  training images; published recipes are in configs/recipes.py."""
-  return config_dict.ConfigDict(
-      {'model': model, 'steps': steps, 'epochs': float(epochs),
-       'batch_size': batch_size, **hyper})
+  and to training/classifier.make. Its length is in steps, or in epochs of the
+  real training images; published recipes are in configs/recipes.py."""
+  return _section(model=model, steps=steps, epochs=float(epochs),
+                  batch_size=batch_size, **hyper)
 
 
 def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
@@ -110,9 +125,8 @@ def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
 
   per_class: 0 for as many as the arms need, but 100 at least.
   """
-  return config_dict.ConfigDict(
-      {'generator': generator, 'per_class': per_class,
-       'batch_size': batch_size, 'selector': selector, **hyper})
+  return _section(generator=generator, per_class=per_class,
+                  batch_size=batch_size, selector=selector, **hyper)
 
 
 def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',

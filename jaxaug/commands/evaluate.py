@@ -1,4 +1,4 @@
-"""How good are these images? python -m jaxaug.evaluate REAL FAKE."""
+"""How good are these images? jaxaug evaluate REAL FAKE."""
 import argparse
 import ast
 import os
@@ -48,7 +48,7 @@ def _refuse(message):
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m jaxaug.evaluate', allow_abbrev=False, epilog=_EPILOG,
+      prog='jaxaug evaluate', allow_abbrev=False, epilog=_EPILOG,
       description='Compares sets of generated images with a real one.')
   parser.error = _refuse
   add = parser.add_argument

@@ -1,4 +1,4 @@
-"""Writes a pool for other tools: python -m jaxaug.export POOL OUT."""
+"""Writes a pool for other tools: jaxaug export POOL OUT."""
 import argparse
 import collections
 import csv
@@ -81,7 +81,7 @@ def to_npz(pool: pools.Pool, out: pathlib.Path):
 def main(argv=None) -> int:
   """Returns the exit code: 0, or 2 after one line on what was wrong."""
   parser = argparse.ArgumentParser(
-      prog='python -m jaxaug.export',
+      prog='jaxaug export',
       description='Writes a pool as PNG files with labels.csv, or as one npz.')
   parser.add_argument('pool', metavar='POOL', help='WORKDIR/pool/NAME')
   parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')

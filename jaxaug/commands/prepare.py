@@ -1,15 +1,14 @@
-"""Prepares a TFDS set: python -m jaxaug.prepare NAME [--data_dir=DIR]."""
+"""Prepares a TFDS set: jaxaug prepare NAME [--data_dir=DIR]."""
 import argparse
 import sys
 
 from jaxaug.core import errors
-from jaxaug.data.datasets import tfds
 
 
 def main(argv=None) -> int:
   """Returns the exit code: 0, or 2 after one line on what was wrong."""
   parser = argparse.ArgumentParser(
-      prog='python -m jaxaug.prepare',
+      prog='jaxaug prepare',
       description='Downloads a TFDS set and prepares it for '
       'config.data.source=tfds. Needs tensorflow.')
   parser.add_argument('name', help='such as cifar10 or fashion_mnist')
@@ -20,6 +19,7 @@ def main(argv=None) -> int:
       help='prepare fashion_mnist without a network from its four .gz files, '
       "such as Debian's /usr/share/datasets/fashion-mnist")
   args = parser.parse_args(argv)
+  from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
   try:
     print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
   except errors.InputError as e:

@@ -4,7 +4,7 @@ import pytest
 
 import launch
 from jaxaug.core import registry, types
-from jaxaug.study import arms, schema
+from jaxaug.study import arms, config_file, schema
 
 RGB = types.ImageSpec(32, 32, 3, 10)
 
@@ -14,10 +14,7 @@ pytestmark = pytest.mark.usefixtures('at_the_root')
 def config(variant: str = '') -> dict:
   """The checked config of a variant, every default in it."""
   colon = ':' if variant else ''
-  loaded = launch._load(f'configs/cifar_biggan.py{colon}{variant}')
-  plain = launch._plain(launch._complete(loaded, []))
-  schema.check(plain)
-  return plain
+  return config_file.load(f'configs/cifar_biggan.py{colon}{variant}')
 
 
 @pytest.mark.parametrize('variant, steps, epochs', [

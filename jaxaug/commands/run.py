@@ -1,0 +1,149 @@
+"""Runs a study: jaxaug run --config=configs/quickstart.py."""
+# Little is imported here, so that --help answers at once.
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+
+from jaxaug.core import errors, interrupts
+
+# As in jaxaug.study.run, which imports jax.
+STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'quality',
+          'results', 'report')
+# What a stage was called before.
+_RENAMED = {'evaluate': 'results'}
+
+
+def _refuse(message):
+  raise errors.InputError(f'{message}; see --help')
+
+
+def _parse(argv, prog: str):
+  """Returns the flags and the overrides (`--config.a.b=3`), apart."""
+  parser = argparse.ArgumentParser(
+      prog=prog, description='Does generated data help my classifier?',
+      epilog='Any key of the config: --config.data.per_class=20, '
+      '--config.arms[4].replace=0.3, --config.generators.cgan.steps=2000. '
+      'The keys and their defaults are in docs/config.md.',
+      allow_abbrev=False)
+  parser.error = _refuse
+  parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]',
+                      help='a file of configs/; ":smoke" shrinks it to seconds')
+  parser.add_argument('--workdir', metavar='DIR',
+                      help='default: runs/ and the name of the config')
+  parser.add_argument('--stage', default='all',
+                      choices=('all', *STAGES, *_RENAMED),
+                      help='stop after this stage; those before it that are '
+                      'not done come first')
+  parser.add_argument('--dry_run', action='store_true',
+                      help='print what would be done, and what is done already')
+  overrides = [a for a in argv if a.startswith('--config.')]
+  flags = parser.parse_args([a for a in argv if a not in overrides])
+  return flags, overrides
+
+
+def _banner(flags):
+  import jax
+
+  from jaxaug.core import files
+  from jaxaug.nn.cpu import convolution
+  stamp = files.stamp()
+  versions = '  '.join(f'{k} {v}' for k, v in stamp['versions'].items())
+  devices = jax.devices()
+  print(f'jaxaug  commit {stamp["commit"] or "none"}  config {flags.config}\n'
+        f'{versions}\n{len(devices)} x {devices[0].device_kind} '
+        f'({devices[0].platform})', flush=True)
+  if devices[0].platform == 'cpu':
+    print(convolution.way(len(devices))[1], flush=True)
+
+
+def _dry_run(study, config, workdir):
+  """Prints the plan: every unit, and whether it is done."""
+  import rich.console
+  import rich.table
+
+  workdir = pathlib.Path(workdir)
+  table = rich.table.Table('stage', 'unit', 'steps', 'state',
+                           title=f'{config["name"]} in {workdir}')
+  with study.plan(config, workdir) as planned:
+    rows = study.overview(planned)
+  for stage, name, steps, done in rows:
+    runs = f' x {len(done)} runs' if len(done) > 1 else ''
+    state = 'done' if all(done) else (
+        f'{sum(done)} of {len(done)} done' if any(done) else 'to do')
+    table.add_row(stage, name + runs, str(steps or ''), state)
+  rich.console.Console().print(table)
+
+
+def _conclude(results, stage: str, workdir):
+  """Prints the verdicts, and where the report is."""
+  import rich.console
+
+  from jaxaug.study.report import html
+  rich.console.Console().print(html.verdict_table(results))
+  if stage in ('all', 'report'):
+    print(f'report: {os.path.join(workdir, "report.html")}')
+
+
+def _run(argv, prog: str, command: str):
+  """Does what the command line says; raises for whatever ends it early."""
+  flags, overrides = _parse(argv, prog)
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  with interrupts.deferred():  # Imports that are cut short fail in odd ways.
+    from jaxaug.core import memory
+    from jaxaug.nn.cpu import convolution
+    from jaxaug.study import config_file
+    from jaxaug.study import run as study
+    from jaxaug.training import mesh
+  interrupts.check()
+  config = config_file.load(flags.config, overrides)
+  workdir = flags.workdir or os.path.join('runs', config['name'])
+  memory.keep()
+  if mesh.initialize():
+    raise errors.InputError(
+        'the environment asks for several hosts; expected one: the stages '
+        'write their files from one host')
+  convolution.way()  # A wrong choice is refused before the work.
+  if flags.dry_run:
+    _dry_run(study, config, workdir)
+    return
+  _banner(flags)
+  stage = _RENAMED.get(flags.stage, flags.stage)
+  results = study.run(config, workdir, stage=stage, command=command)
+  if results:  # There are none before the stage results.
+    _conclude(results, stage, workdir)
+
+
+def main(argv=None, called: str = 'jaxaug run') -> int:
+  """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop.
+
+  Args:
+    argv: the flags.
+    called: what stands before them on the command line.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  prog, command = called.removeprefix('python '), f'{called} {shlex.join(argv)}'
+  if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
+    command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
+  interrupts.install()
+  try:
+    _run(argv, prog, command)
+    return 0
+  except errors.InputError as e:
+    print(f'{prog}: {e}', file=sys.stderr)
+    return 2
+  except OSError as e:  # A disk may fail anywhere.
+    from jaxaug.core import files
+    print(f'{prog}: {files.friendly(e, e.filename or ".")}', file=sys.stderr)
+    return 2
+  except (interrupts.Interrupted, KeyboardInterrupt) as e:
+    interrupts.settle()
+    signum = getattr(e, 'signum', 2)
+    print(f'\nstopped by signal {signum}; this continues:\n{command}',
+          file=sys.stderr)
+    return 128 + signum
+
+
+if __name__ == '__main__':
+  interrupts.leave(main())

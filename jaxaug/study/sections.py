@@ -1,0 +1,148 @@
+"""What a config is made of: its sections, their keys and the types of these."""
+import inspect
+import types
+import typing
+
+from jaxaug.core import errors
+from jaxaug.study import arms
+
+_Pixels = int | tuple | None
+_Text = str | None
+# Section -> its keys and their types; the defaults are in configs/common.py.
+KEYS = {
+    'config': {
+        'name': str, 'seed': int, 'runs': int, 'metric': str,
+        'minority': tuple, 'baseline': str, 'alpha': float, 'budget': str,
+        'log_every': int, 'save_every': int, 'sample_every': int,
+        'eval_every': int, 'runs_at_once': str, 'steps_per_call': int,
+        'data': dict, 'audit': dict, 'evaluation': dict, 'curve': dict,
+        'collapse': dict, 'augmentations': dict, 'generators': dict,
+        'pools': dict, 'classifiers': dict, 'judge': dict, 'arms': tuple,
+        'published': tuple},
+    'config.data': {
+        'source': str, 'path': _Text, 'name': _Text, 'resize': _Pixels,
+        'crop': _Pixels, 'per_class': int | None, 'fraction': float | None,
+        'classes': tuple | None, 'imbalance': tuple | None,
+        'val_fraction': float, 'test_fraction': float | None,
+        'folds': int | None, 'fold': int | None, 'allow_overlap': bool,
+        'data_dir': _Text, 'cache_dir': _Text, 'train_split': _Text,
+        'test_split': _Text, 'validation_split': _Text, 'image_key': _Text,
+        'label_key': _Text, 'train_images': _Text, 'train_labels': _Text,
+        'test_images': _Text, 'test_labels': _Text, 'val_images': _Text,
+        'val_labels': _Text, 'names_key': _Text, 'train_index': _Text,
+        'test_index': _Text},
+    'config.audit': {'max_leaks': float, 'allow_leaks': bool},
+    'config.evaluation': {'extractor': str, 'weights': str, 'batch_size': int,
+                          'metrics': tuple},
+    'config.curve': {'metric': str, 'every': int, 'images': int},
+    'config.collapse': {'obedience': float, 'diversity': float},
+}
+_LOOP = {'model': str, 'steps': int, 'batch_size': int}
+# Section of blocks -> the keys of a block that are not its part's.
+BLOCKS = {
+    'generators': _LOOP,
+    'classifiers': _LOOP | {'epochs': float},
+    'judge': _LOOP | {'epochs': float, 'augment': str},
+    'pools': {'generator': str, 'per_class': int, 'batch_size': int,
+              'selector': str},
+}
+# Keys that may be left out where a file writes a section or block anew.
+_OPTIONAL = {'config.data': set(KEYS['config.data']) - {'source'}}
+_WITH_DEFAULT = {'epochs', 'augment'}
+_WORDS = {str: 'text', int: 'a whole number', float: 'a number',
+          bool: 'True or False', tuple: 'a tuple', dict: 'a dict',
+          types.NoneType: 'None'}
+
+
+def members(kind) -> tuple:
+  """Returns the types that a union is of, or the one type there is."""
+  union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+  return typing.get_args(kind) if union else (kind,)
+
+
+def parameters(function) -> dict[str, inspect.Parameter]:
+  """Returns the keyword-only parameters of a function, by name.
+
+  One that ends in `**rule: other` has those of `other` as well.
+  """
+  given = inspect.signature(function).parameters.values()
+  own = {p.name: p for p in given if p.kind is p.KEYWORD_ONLY}
+  for p in given:
+    if p.kind is p.VAR_KEYWORD:
+      own = parameters(p.annotation) | own
+  return own
+
+
+def _fits(value, kind) -> bool:
+  kinds = [typing.get_origin(k) or k for k in members(kind)]
+  if not set(kinds) <= set(_WORDS):
+    return True  # No annotation, or one that says too much.
+  if isinstance(value, bool):
+    return bool in kinds
+  wider = [(int, float) if k is float else (list, tuple) if k is tuple else k
+           for k in kinds]
+  return any(isinstance(value, k) for k in wider)
+
+
+def check_type(where: str, value, kind):
+  """Raises InputError unless a value is of a type: str, int | None, ...
+
+  A whole number is a number too, and a list as good as a tuple.
+  """
+  if not _fits(value, kind):
+    words = [_WORDS[typing.get_origin(k) or k] for k in members(kind)]
+    raise errors.InputError(
+        f'{where}: {value!r}; expected {" or ".join(words)}.')
+
+
+def _check_keys(where: str, given: dict, kinds: dict, optional=()):
+  """Raises InputError for a key that is unknown, missing or of a wrong type."""
+  for key, value in given.items():
+    if key not in kinds:
+      raise errors.InputError(
+          f'{where}.{key}: unknown key; expected one of {", ".join(kinds)}.'
+          f'{errors.nearest(key, kinds)}')
+    check_type(f'{where}.{key}', value, kinds[key])
+  needed = [key for key in kinds if key not in optional]
+  for key in needed:
+    if key not in given:
+      raise errors.InputError(
+          f'{where}: lacks {key!r}; expected all of {", ".join(needed)}.')
+
+
+def blocks(config: dict):
+  """Yields (path, section, block) of every block and of the judge."""
+  for section in BLOCKS:
+    if section == 'judge':
+      yield 'config.judge', section, config['judge']
+    else:
+      for name, block in config[section].items():
+        yield f'config.{section}.{name}', section, block
+
+
+def check_arguments(function, given: dict, where: str):
+  """Raises InputError for an argument of a wrong type; unknown ones pass."""
+  for name, parameter in parameters(function).items():
+    if name in given and given[name] != parameter.default:
+      check_type(f'{where}.{name}', given[name], parameter.annotation)
+
+
+def check(config: dict):
+  """Raises InputError for a key that no section has, or a value's type.
+
+  What a block says to its part is not looked at, nor what the values are.
+  """
+  for where, kinds in KEYS.items():
+    section = config if where == 'config' else config[where[len('config.'):]]
+    _check_keys(where, section, kinds, _OPTIONAL.get(where, ()))
+  for name, block in config['augmentations'].items():
+    check_type(f'config.augmentations.{name}', block, dict)
+  for where, section, block in blocks(config):
+    check_type(where, block, dict)
+    kinds = BLOCKS[section]
+    _check_keys(where, {k: v for k, v in block.items() if k in kinds}, kinds,
+                _WITH_DEFAULT)
+  for i, arm in enumerate(config['arms']):
+    check_type(f'config.arms[{i}]', arm, dict)
+    _check_keys(f'config.arms[{i}]', arm, arms.Arm.__annotations__,
+                arms.Arm._field_defaults)
