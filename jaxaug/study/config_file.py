@@ -47,7 +47,9 @@ def load(spec: str, overrides=()) -> dict:
 def _call(path: str, variant: str | None) -> dict:
   """Returns what `get_config(variant)` of the file returns, as a dict."""
   if not pathlib.Path(path).is_file():
-    known = sorted(str(p) for p in pathlib.Path('configs').glob('*.py')
+    folder = pathlib.Path(path).parent
+    folder = folder if folder.is_dir() else pathlib.Path('configs')
+    known = sorted(str(p) for p in folder.glob('*.py')
                    if p.stem not in ('common', 'recipes', '__init__'))
     raise errors.InputError(
         f'--config: there is no file {path!r}; expected one such as '
@@ -167,10 +169,7 @@ def _complete(config: dict, given: dict):
     own = sections.BLOCKS[section]
     for extra in set(block) - {*takes, *own}:
       if f'{where}.{key}' not in given:
-        known = [*own, *takes]
-        raise errors.InputError(
-            f'{where}.{extra}: unknown key; expected one of '
-            f'{", ".join(known)}.{errors.nearest(extra, known)}')
+        sections.check_key(where, extra, [*own, *takes])
       del block[extra]
     for argument, default in takes.items():
       if argument not in block and default is not inspect.Parameter.empty:

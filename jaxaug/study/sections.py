@@ -95,13 +95,18 @@ def check_type(where: str, value, kind):
         f'{where}: {value!r}; expected {" or ".join(words)}.')
 
 
+def check_key(where: str, key: str, known):
+  """Raises InputError unless the section `where` may have a key."""
+  if key not in known:
+    raise errors.InputError(
+        f'{where}.{key}: unknown key; expected one of {", ".join(known)}.'
+        f'{errors.nearest(key, known)}')
+
+
 def _check_keys(where: str, given: dict, kinds: dict, optional=()):
   """Raises InputError for a key that is unknown, missing or of a wrong type."""
   for key, value in given.items():
-    if key not in kinds:
-      raise errors.InputError(
-          f'{where}.{key}: unknown key; expected one of {", ".join(kinds)}.'
-          f'{errors.nearest(key, kinds)}')
+    check_key(where, key, kinds)
     check_type(f'{where}.{key}', value, kinds[key])
   needed = [key for key in kinds if key not in optional]
   for key in needed:

@@ -17,6 +17,8 @@ from PIL import Image
 import launch
 from jaxaug.classifiers import resnet
 from jaxaug.core import files, registry
+from jaxaug.commands import run as command
+from jaxaug.study import run
 from jaxaug.training import classifier
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -79,6 +81,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
   assert time.monotonic() - begun < 2
   assert done.returncode == 0, done.stderr
   has(done.stdout, '--config', '--workdir', '--stage', '--dry_run', 'smoke')
+
+
+def test_the_stages_of_the_help_are_those_of_a_study():
+  assert command.STAGES == run.STAGES
 
 
 @pytest.mark.parametrize('override, parts', [
@@ -195,30 +201,16 @@ def get_config(arg=None):
 """
 
 
+# More of them are in tests/study/config_file_test.py.
 @pytest.mark.parametrize('edit, parts', [
-    ('config.runz = 3', ('runz', "mean 'runs'?")),
-    ('config.data.pth = "x"', ('pth', "mean 'path'?")),
-    ('config.generators.g = common.generator("cgan", steps=1, z_dims=3)',
-     ('config.generators.g.z_dims', "mean 'z_dim'?")),
-    ('config.classifiers.c = common.classifier("cnn", steps=1, hiden=3)',
-     ('config.classifiers.c.hiden', "mean 'hidden'?")),
     ('config.classifiers.c = common.classifier("cn", steps=1)',
-     ('config.classifiers.c.model', "mean 'cnn'?")),
+     ('own.py, line 8: config.classifiers.c.model', "mean 'cnn'?")),
     ('config.classifiers = {}', ('config.classifiers', 'at least one')),
     ('config.arms = ()', ('config.arms', 'at least one arm')),
-    ('config.arms = (common.arm("real", replase=1),)',
-     ('config.arms[0].replase', "mean 'replace'?")),
-    ('config.generators.g = common.generator("cgan", steps=1); '
-     'config.pools.p = common.pool("g", per_class=5, selecter="all")',
-     ('config.pools.p.selecter', "mean 'selector'?")),
-    ('config.generators.g = common.generator("cgan")',
-     ('own.py, line 8: ', "'steps'")),
     ('config.run.x = 3', ('own.py, line 8: ', 'run')),
-    ('config.runs = "three"', ('own.py, line 8: ', 'runs')),
-    ('config runs', ('own.py', 'line 8')),
-    ('import nothing_like_it', ('own.py, line 8: ', 'nothing_like_it')),
-    ('config.augmentations.a = dict(flp=0.5)',
-     ('config.augmentations.a.flp', "mean 'flip'?")),
+    ('config runs', ('own.py, line 8: ',)),
+    ('config.curve.evry = 1',
+     ('own.py, line 8: config.curve.evry: ', "mean 'every'?")),
 ])
 def test_mistakes_in_a_config_file(capsys, tmp_path, edit, parts):
   (tmp_path / 'w').mkdir()
