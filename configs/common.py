@@ -39,19 +39,19 @@ def base() -> config_dict.ConfigDict:
   config.data.allow_overlap = False  # Accept test images in train.
   config.data.data_dir = None       # tfds: where sets are prepared.
   config.data.cache_dir = None      # tfds: where decoded ones are kept.
-  config.data.train_split = None    # tfds: its split for training.
-  config.data.test_split = None     # tfds: its split for the test.
-  config.data.validation_split = None  # tfds: its split for selection.
-  config.data.image_key = None      # tfds: the feature that is the image.
-  config.data.label_key = None      # tfds: the feature that is the label.
-  config.data.train_images = None   # npz: the name of this array,
-  config.data.train_labels = None   # npz: and of this,
-  config.data.test_images = None    # npz: and of this,
-  config.data.test_labels = None    # npz: and of this,
-  config.data.val_images = None     # npz: and of this,
-  config.data.val_labels = None     # npz: and of this,
-  config.data.names_key = None      # npz: and of the names of the classes.
-  config.data.train_index = None    # npz: the place of each in its source,
+  config.data.train_split = None    # tfds: its training split; 'train'.
+  config.data.test_split = None     # tfds: its test split; 'test'.
+  config.data.validation_split = None  # tfds: its validation split; none.
+  config.data.image_key = None      # tfds: the feature of images; 'image'.
+  config.data.label_key = None      # tfds: the feature of labels; 'label'.
+  config.data.train_images = None   # npz: the array of images; 'x_train'.
+  config.data.train_labels = None   # npz: the array of labels; 'y_train'.
+  config.data.test_images = None    # npz: of the test images; 'x_test'.
+  config.data.test_labels = None    # npz: of the test labels; 'y_test'.
+  config.data.val_images = None     # npz: of validation images; 'x_val'.
+  config.data.val_labels = None     # npz: of validation labels; 'y_val'.
+  config.data.names_key = None      # npz: of class names; 'class_names'.
+  config.data.train_index = None    # npz: of places in a larger set.
   config.data.test_index = None     # npz: likewise.
 
   # A pool with more near copies of test images, or with an exact copy, stops
@@ -91,9 +91,10 @@ def base() -> config_dict.ConfigDict:
   config.arms = ()                  # common.arm(...), in order.
   config.published = ()             # common.published(...), beside ours.
 
-  # It may learn from real training images that the low-data subset left out: no
-  # arm sees it.
-  config.judge = classifier(        # Tells whether samples show their class.
+  config.judge = classifier(        # Like common.classifier(...): tells whether
+                                    # samples show their class. It may learn
+                                    # from training images that the low-data
+                                    # subset left out: no arm sees it.
       'cnn', steps=600, optimizer='adam', learning_rate=1e-3,
       weight_decay=1e-4)
   config.judge.augment = ''         # A name of config.augmentations, or ''.
@@ -106,15 +107,28 @@ def _section(**keys) -> config_dict.ConfigDict:
 
 
 def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
-  """A block of config.generators; `hyper` goes to generators/<model>.build."""
+  """A block of config.generators.
+
+  Args:
+    model: a file of generators/.
+    steps: updates of the generator.
+    batch_size: images of a step.
+    **hyper: goes to that file's `build`.
+  """
   return _section(model=model, steps=steps, batch_size=batch_size, **hyper)
 
 
 def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
                batch_size: int = 64, **hyper):
-  """A block of config.classifiers; `hyper` goes to classifiers/<model>.build
-  and to training/classifier.make. Its length is in steps, or in epochs of the
-  real training images; published recipes are in configs/recipes.py."""
+  """A block of config.classifiers; recipes are in configs/recipes.py.
+
+  Args:
+    model: a file of classifiers/.
+    steps: how long it learns, in optimizer steps; 0 where epochs say it.
+    epochs: the same in passes over the real training images; 0.0 likewise.
+    batch_size: images of a step.
+    **hyper: goes to that file's `build` and to training/classifier.make.
+  """
   return _section(model=model, steps=steps, epochs=float(epochs),
                   batch_size=batch_size, **hyper)
 
@@ -123,7 +137,12 @@ def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
          selector: str = 'all', **hyper):
   """A block of config.pools: what a generator draws and a selector keeps.
 
-  per_class: 0 for as many as the arms need, but 100 at least.
+  Args:
+    generator: a name of config.generators.
+    per_class: images a class; 0 for as many as the arms need, but 100 at least.
+    batch_size: images drawn at a time.
+    selector: a file of data/selectors/.
+    **hyper: goes to that file's `build`.
   """
   return _section(generator=generator, per_class=per_class,
                   batch_size=batch_size, selector=selector, **hyper)
@@ -141,7 +160,8 @@ def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
     augment: a name of config.augmentations, or ''.
     baseline: the arm that it is compared with, or '' for config.baseline; the
       two should differ in one thing only.
-    mix: 'mixup' or 'cutmix'; mix_alpha: of its Beta distribution.
+    mix: 'mixup' or 'cutmix', or ''.
+    mix_alpha: of its Beta distribution.
     partner: what an image is mixed with: 'batch', the others of its batch, or
       'synthetic', an image of its class from the pool.
     class_weights: the power of a class's inverse count that weighs its images

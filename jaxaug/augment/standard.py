@@ -131,6 +131,9 @@ def make(
       the last pixel, 'reflect' mirrors about it.
     fill: value outside; -1 is black.
     cutout_fill: value of the rectangle; 0 is mid-grey.
+    shift_p, rotation_p, zoom_p, shear_p: the share of images that are moved so.
+    brightness_p, contrast_p, saturation_p: the share that are recoloured so.
+    cutout_p: the share that lose a rectangle.
     where: the config path of these arguments, for errors.
 
   Returns:

@@ -100,7 +100,8 @@ def _located(path: str, given: dict, every: bool):
   Args:
     path: of the file.
     given: keys of the overrides, which are not the file's.
-    every: whether only a statement with every word of the key counts.
+    every: whether only a statement with every word of the key counts, as
+      where the file need not be at fault.
   """
   try:
     yield
@@ -112,6 +113,8 @@ def _located(path: str, given: dict, every: bool):
     line = _line(path, key[0], every)
     if line is None and every:
       raise
+    if line is None:  # As where a block's model is given without its key.
+      line = _line(path, key[0].rpartition('.')[0], every)
     place = '' if line is None else f', line {line}'
     raise errors.InputError(f'{path}{place}: {e}') from e
 

@@ -1,0 +1,39 @@
+"""The pages say what is there."""
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+
+
+def make_config():
+  spec = importlib.util.spec_from_file_location(
+      'make_config', ROOT / 'docs' / 'make_config.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_the_page_of_all_keys_is_fresh_and_says_something_of_each():
+  page = (ROOT / 'docs' / 'config.md').read_text()
+  assert page == make_config().page(), 'run: python docs/make_config.py'
+  rows = re.findall(r'^\| `([^`]+)` \|.*\| (.*) \|$', page, re.M)
+  assert len(rows) > 200 and all(line.strip() for _, line in rows), [
+      key for key, line in rows if not line.strip()]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+  for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
+    assert '://' in target or (page.parent / target).exists(), target
+
+
+def test_the_readme_is_two_screens_and_its_map_is_of_rooms_that_are_there():
+  text = (ROOT / 'README.md').read_text()
+  assert text.count('\n') <= 90
+  rooms = re.findall(r'^\| `(\w+)/` \|', text, re.M)
+  there = {f.parent.name for f in (ROOT / 'jaxaug').glob('*/__init__.py')}
+  assert set(rooms) == there and len(rooms) == 10
