@@ -59,12 +59,12 @@ def _banner(flags):
 
 
 def _dry_run(study, config, workdir):
-  """Prints the plan: every unit, and whether it is done."""
+  """Prints the plan: every task, and whether it is done."""
   import rich.console
   import rich.table
 
   workdir = pathlib.Path(workdir)
-  table = rich.table.Table('stage', 'unit', 'steps', 'state',
+  table = rich.table.Table('stage', 'task', 'steps', 'state',
                            title=f'{config["name"]} in {workdir}')
   with study.plan(config, workdir) as planned:
     rows = study.overview(planned)

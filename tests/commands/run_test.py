@@ -16,8 +16,8 @@ from PIL import Image
 
 import launch
 from jaxaug.classifiers import resnet
-from jaxaug.core import files, registry
 from jaxaug.commands import run as command
+from jaxaug.core import files, registry
 from jaxaug.study import run
 from jaxaug.training import classifier
 
@@ -36,11 +36,12 @@ pytestmark = pytest.mark.usefixtures('at_the_root')
 def workdir(tmp_path) -> pathlib.Path:
   """A workdir of the study `quickstart` with work in it."""
   root = tmp_path / 'w'
+  with files.lock(root, 'quickstart'):
+    pass  # It writes study.json.
   for name in ('data/0123456789ab', 'generate/cgan-0123456789ab.partial',
                'classify/cnn.real.0-0123456789ab'):
     (root / name).mkdir(parents=True)
     (root / name / 'manifest.json').write_text('{}')
-  (root / 'study.json').write_text('{"study": "quickstart"}')
   for name in ('config.json', 'results.json', 'report.html'):
     (root / name).write_text('precious')
   return root
@@ -436,6 +437,12 @@ def test_key_of_another_source(capsys, workdir):
 def test_workdir_of_another_study(capsys, workdir):
   has(refused(capsys, workdir, config=f'{QUICK}:smoke'), str(workdir),
       "'quickstart'", "'quickstart_smoke'", '--workdir')
+
+
+def test_workdir_of_another_version(capsys, workdir):
+  (workdir / 'study.json').write_text('{"study": "quickstart"}')
+  has(refused(capsys, workdir), str(workdir), 'another version of jaxaug',
+      'another --workdir')
 
 
 def test_workdir_that_is_no_workdir(capsys, tmp_path):
