@@ -90,12 +90,12 @@ def features(rounds: int, table):
   pixels = rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8)
   with tempfile.TemporaryDirectory() as folder:
     extractor, theirs = networks(folder)
-  eye = extraction.extractor(extractor, mesh.make(), BATCH)
+  laid_out = extraction.extractor(extractor, mesh.make(), BATCH)
   batch = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
   def pytorch():
     with torch.no_grad():
       theirs(batch.float() / 255)[0].numpy()
-  times = turns({'ours': lambda: np.asarray(eye.apply(pixels)['features']),
+  times = turns({'ours': lambda: np.asarray(laid_out.apply(pixels)['features']),
                  'theirs': pytorch}, rounds)
   table.add_row('Inception features, images/s',
                 *(f'{BATCH / times[k]:.1f}' for k in ('ours', 'theirs')),
@@ -141,12 +141,13 @@ n, width = int(sys.argv[1]), 2048
 mixer = np.random.default_rng(0).normal(size=(3072, width)).astype(np.float32)
 def apply(mixer, x):
   return {'features': jax.nn.relu(x.reshape(len(x), -1) / 255. @ mixer)}
-eye = features.extractor(types.Extractor('mixed', apply, mixer), mesh.make(), 64)
+network = types.Extractor('mixed', apply, mixer)
+extractor = features.extractor(network, mesh.make(), 64)
 rng = np.random.default_rng(1)
 def batches():
   for start in range(0, n, 64):
     yield rng.integers(0, 256, (min(64, n - start), 32, 32, 3), np.uint8)
-features.extract(eye, batches(), n, ['moments'], title='')
+features.extract(extractor, batches(), n, ['moments'], title='')
 # Not getrusage's: a child begins with what its parent had.
 print(re.search(r'VmHWM:\\s*(\\d+)', pathlib.Path(
     '/proc/self/status').read_text())[1])

@@ -80,8 +80,8 @@ def _conclude(results, stage: str, workdir):
   """Prints the verdicts, and where the report is."""
   import rich.console
 
-  from jaxaug.study.report import html
-  rich.console.Console().print(html.verdict_table(results))
+  from jaxaug.study.report import table
+  rich.console.Console().print(table.verdict_table(results))
   if stage in ('all', 'report'):
     print(f'report: {os.path.join(workdir, "report.html")}')
 

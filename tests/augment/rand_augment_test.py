@@ -126,7 +126,8 @@ def test_each_image_has_its_own_operation_and_strength():
   strength = np.random.default_rng(1).uniform(-1, 1, 56).astype(np.float32)
   got = np.asarray(jax.jit(rand_augment.operate)(levels, operation, strength))
   for i in range(56):
-    alone = operate(rand_augment.OPS[operation[i]], levels[i:i + 1], strength[i])
+    alone = operate(rand_augment.OPS[operation[i]], levels[i:i + 1],
+                    strength[i])
     np.testing.assert_array_equal(got[i], alone[0])
 
 
@@ -201,8 +202,8 @@ def test_contract():
 def test_images_of_one_or_two_pixels():
   for shape in ((1, 1, 1), (2, 1, 3), (1, 3, 3)):
     levels = pictures(14, shape)
-    out = jax.jit(rand_augment.operate)(levels, np.arange(14), np.ones(14, np.float32)
-                                  * 0.5)
+    out = jax.jit(rand_augment.operate)(levels, np.arange(14),
+                                        np.full(14, 0.5, np.float32))
     assert out.shape == levels.shape and np.isfinite(out).all()
 
 

@@ -78,7 +78,8 @@ def test_state_dicts_of_a_module_come_back(old, tmp_path):
 def test_no_pytorch_is_imported(tmp_path):
   torch = pytest.importorskip('torch')
   path = _saved(torch, {'a': torch.ones(2)}, tmp_path / 'a.pth', False)
-  code = ('import sys; from jaxaug.nn import pretrained; pretrained.read(sys.argv[1]); '
+  code = ('import sys; from jaxaug.nn import pretrained; '
+          'pretrained.read(sys.argv[1]); '
           "sys.exit('torch' in sys.modules or 'scipy' in sys.modules)")
   subprocess.run([sys.executable, '-c', code, path], check=True)
 
@@ -145,7 +146,8 @@ def test_zip_files_that_are_wrong_inside(edit, tmp_path):
   np.testing.assert_array_equal(pretrained.read(path)['a'],
                                 np.arange(6.).reshape(2, 3))
   path.write_bytes(_storage(torch, edit))
-  refuses(lambda: pretrained.read(path), '^weights: .*a.pth: cannot be read, or')
+  refuses(lambda: pretrained.read(path),
+          '^weights: .*a.pth: cannot be read, or')
 
 
 def test_compressed_files_are_refused(tmp_path):
@@ -291,7 +293,8 @@ def test_without_a_network_or_leave_is_one_line(monkeypatch, tmp_path):
   monkeypatch.setenv('JAXAUG_CACHE', str(tmp_path))
   monkeypatch.setenv('no_proxy', '127.0.0.1')
   refuses(lambda: pretrained.find(PUBLISHED), r'\(Connection refused\)')
-  refuses(lambda: pretrained.find(PUBLISHED, download=False), 'downloads are off')
+  refuses(lambda: pretrained.find(PUBLISHED, download=False),
+          'downloads are off')
   monkeypatch.delenv('JAXAUG_CACHE')
   monkeypatch.setenv('HOME', str(tmp_path))
   refuses(lambda: pretrained.find(PUBLISHED, download=False),
@@ -303,7 +306,8 @@ def test_another_file_in_the_cache_is_refused_and_kept(server, tmp_path):
   place.parent.mkdir(parents=True)
   place.write_bytes(b'other')
   refuses(lambda: pretrained.find(server.at('/net')),
-          f'{place}: not the published file.*{pretrained.digest(place)}.*move it')
+          f'{place}: not the published file.*{pretrained.digest(place)}.*'
+          'move it')
   assert place.read_bytes() == b'other' and not server.asked
 
 

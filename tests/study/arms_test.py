@@ -271,5 +271,5 @@ def test_several_steps_a_call_are_those_of_single_calls(tmp_path):
     ends.append((float(state), (tmp_path / str(stride) /
                                 'metrics.jsonl').read_text()))
   assert ends[0] == ends[1]
-  assert loop.whole_calls(10, 50, 500, 50) == 10 and loop.whole_calls(10, 0) == 10
+  assert loop.whole_calls(10, 50, 500, 50) == loop.whole_calls(10, 0) == 10
   assert loop.whole_calls(10, 6, 4) == 2 and loop.whole_calls(1, 8, 4) == 1
