@@ -14,8 +14,7 @@ import numpy as np
 from jaxaug.core import errors, files, interrupts, memory, registry, types
 from jaxaug.evaluation import features, image_sets, measure, moments
 from jaxaug.nn.cpu import convolution
-from jaxaug.study.stages import classify
-from jaxaug.training import mesh
+from jaxaug.training import fit, mesh
 
 # What cas trains unless --classifier.KEY=VALUE says otherwise; the keys are
 # those of a classifier's block in a config.
@@ -176,9 +175,9 @@ def _fit(asked: Asked, real: image_sets.Source, devices):
   errors.count('--classifier.steps', steps)
   errors.count('--classifier.batch_size', batch_size)
   spec = types.ImageSpec(*real.shape, int(real.labels.max()) + 1)
-  net = classify.network(spec, '--classifier', model, block)
-  return classify.fitter(net, steps=steps, batch_size=batch_size,
-                         seed=asked.flags.seed, devices=devices)
+  net = fit.network(spec, '--classifier', model, block)
+  return fit.fitter(net, steps=steps, batch_size=batch_size,
+                    seed=asked.flags.seed, devices=devices)
 
 
 def _about(source: image_sets.Source) -> dict:

@@ -1,4 +1,4 @@
-"""Probabilities from logits, and means of them that no order can change."""
+"""Probabilities from logits, and sums of them that no order can change."""
 import math
 
 import numpy as np
@@ -12,11 +12,17 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def mean(values: np.ndarray) -> float:
-  """Returns the mean, its sum rounded once, so that order is no matter.
+def total(values: np.ndarray) -> float:
+  """Returns the sum of values, each rounded to a multiple of 2**-40.
 
-  It is nan where a value is not finite: a training that diverged.
+  Those add up to the same in any order. It is nan where a value is not finite:
+  a training that diverged.
   """
   if not np.isfinite(values).all():
     return math.nan
-  return math.fsum(np.ravel(values)) / np.size(values)
+  return sum(map(int, np.rint(np.ravel(values) * 2.**40).tolist())) / 2**40
+
+
+def mean(values: np.ndarray) -> float:
+  """Returns the mean of values, by their `total`."""
+  return total(values) / np.size(values)

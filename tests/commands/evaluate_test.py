@@ -194,7 +194,7 @@ def test_constant_images_are_defined_or_refused(tmp_path, capsys):
 def test_help_is_quick():
   env = os.environ | {'PYTHONPATH': str(ROOT)}
   out = subprocess.run(
-      [sys.executable, '-m', 'jaxaug.commands.evaluate', '--help'], env=env,
+      [sys.executable, '-m', 'jaxaug.evaluate', '--help'], env=env,
       text=True, capture_output=True, timeout=60)
   assert out.returncode == 0
   for words in ('--metrics', 'scattering', 'improved_pr', '--cache'):

@@ -84,7 +84,7 @@ def test_an_npz_comes_back_the_same(tmp_path):
 def test_the_command_takes_a_name_without_its_hash(tmp_path):
   make(tmp_path / 'pool')
   done = subprocess.run(
-      [sys.executable, '-m', 'jaxaug.commands.export',
+      [sys.executable, '-m', 'jaxaug.export',
        tmp_path / 'pool' / 'cgan', tmp_path / 'out', '--format', 'folder'],
       text=True, capture_output=True, cwd=pathlib.Path(__file__).parents[2])
   assert done.returncode == 0 and not done.stderr

@@ -395,8 +395,9 @@ def _set(index, value, kind=None):
 
 
 @pytest.mark.parametrize('spoil, parts', [
-    (_change('y_train', _set(3, 2)), ('train labels go from 0 to 2', '0..1')),
-    (_change('y_train', _set(3, -1)), ('train labels go from -1', '0..1')),
+    (_change('y_train', _set(3, 2)), (
+        'y_train: labels go from 0 to 2', '0..1')),
+    (_change('y_train', _set(3, -1)), ('y_train: labels go from -1', '0..1')),
     (_change('y_train', _set(3, 0.5, float)), ('y_train', 'whole numbers')),
     (_change('x_train', _set((3, 2, 1, 0), np.nan, np.float32)),
      ('x_train', 'NaN')),

@@ -5,8 +5,6 @@ largest probability of each image falls into one of 15 equally wide bins
 (each open below and closed above), and the distances between the bins'
 accuracy and mean confidence are averaged, weighted by their images.
 """
-import math
-
 import numpy as np
 
 from jaxaug.core import types
@@ -27,6 +25,6 @@ def compute(logits: np.ndarray, labels: np.ndarray
   right = logits.argmax(-1) == labels
   bins = np.nan_to_num(np.ceil(confidence * _BINS)).astype(int) - 1
   bins = np.clip(bins, 0, _BINS - 1)
-  distance = sum(abs(math.fsum(confidence[bins == b]) - right[bins == b].sum())
-                 for b in range(_BINS))
+  distance = sum(abs(probabilities.total(confidence[bins == b])
+                     - right[bins == b].sum()) for b in range(_BINS))
   return {'calibration_error': types.Measured(float(distance / len(labels)))}
