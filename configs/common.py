@@ -148,32 +148,14 @@ def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
                   batch_size=batch_size, selector=selector, **hyper)
 
 
-def arm(name: str, *, pool: str = '', augment: str = '', baseline: str = '',
-        mix: str = '', mix_alpha: float = 1.0, partner: str = 'batch',
-        class_weights: float = 0.0, logit_adjustment: float = 0.0,
-        **how) -> dict:
+def arm(name: str, **more) -> dict:
   """One arm: real images, how those of a pool join them, and the loss.
 
   Args:
     name: what it is called.
-    pool: a name of config.pools, or '' for real images alone.
-    augment: a name of config.augmentations, or ''.
-    baseline: the arm that it is compared with, or '' for config.baseline; the
-      two should differ in one thing only.
-    mix: 'mixup' or 'cutmix', or ''.
-    mix_alpha: of its Beta distribution.
-    partner: what an image is mixed with: 'batch', the others of its batch, or
-      'synthetic', an image of its class from the pool.
-    class_weights: the power of a class's inverse count that weighs its images
-      in the loss; 1.0 balances the classes.
-    logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
-    **how: one of replace, add, add_per_class, fill, pool_only, oversample, as
-      in jaxaug.data.mixing.class_counts.
+    **more: see Arm in jaxaug/study/arms.py, or docs/config.md.
   """
-  return {'name': name, 'pool': pool, 'augment': augment, 'baseline': baseline,
-          'mix': mix, 'mix_alpha': mix_alpha, 'partner': partner,
-          'class_weights': class_weights, 'logit_adjustment': logit_adjustment,
-          **how}
+  return {'name': name, **more}
 
 
 def published(classifier: str, arm: str, value: float, *, source: str,

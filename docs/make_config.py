@@ -15,7 +15,7 @@ from configs import common  # noqa: E402
 from jaxaug.augment import standard  # noqa: E402
 from jaxaug.core import registry  # noqa: E402
 from jaxaug.data import mixing  # noqa: E402
-from jaxaug.study import sections  # noqa: E402
+from jaxaug.study import arms, sections  # noqa: E402
 from jaxaug.training import classifier  # noqa: E402
 
 INTRO = """# Every key of a config
@@ -140,14 +140,19 @@ def _sections(said) -> str:
   return '\n'.join(out) + '\n'
 
 
+def _arm_rows():
+  said = _said(arms.Arm) | {
+      key: line for key, line in _said(mixing.class_counts).items()
+      if key in arms.HOW}
+  for key, kind in list(arms.Arm.__annotations__.items())[1:]:
+    default = arms.Arm._field_defaults[key]
+    yield key, _kind(kind, default), default, said[key]
+
+
 def _blocks() -> str:
   """What a block, an arm and a figure say beside what goes to their parts."""
   out = ['\n## Arms\n', '`common.arm(NAME, KEY=VALUE)`\n',
-         _table([*_rows(common.arm), *(
-             (name, _kind(p.annotation), p.default, _said(
-                 mixing.class_counts)[name]) for name, p in sections.parameters(
-                     mixing.class_counts).items()
-             if name not in ('where', 'class_names'))])]
+         _table(_arm_rows())]
   out += ['\n## Augmentations\n', '`config.augmentations.NAME = dict('
           'KEY=VALUE)`. ' + ' '.join(_about(standard.make).split()) + '\n',
           _table(_rows(standard.make, ('where',)))]

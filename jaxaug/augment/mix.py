@@ -54,9 +54,9 @@ def make(kind: str = '', alpha: float = 1.0, *, where: str = 'arm'):
     InputError: an unknown kind, or an alpha that is not above 0.
   """
   errors.one_of(f'{where}.mix', kind, ('', 'none', *KINDS))
-  errors.positive(f'{where}.mix_alpha', alpha)
   if kind not in KINDS:
     return lambda key, images, targets, others, other_targets: (images, targets)
+  errors.positive(f'{where}.mix_alpha', alpha)
 
   def apply(key, images, targets, other_images, other_targets):
     key_share, key_box = jax.random.split(key)

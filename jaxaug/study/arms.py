@@ -22,18 +22,21 @@ TREATMENT = ('augment', 'mix', 'mix_alpha', 'partner', 'class_weights',
 class Arm(typing.NamedTuple):
   """One arm; an empty word or None is nothing of that kind.
 
-  name: what it is called.
-  pool: a name of config.pools.
-  augment: a name of config.augmentations.
-  baseline: the arm that it is compared with; '' for config.baseline.
-  mix: 'mixup' or 'cutmix'; mix_alpha: of its Beta distribution.
-  partner: what an image is mixed with: 'batch', the others of its batch, or
-    'synthetic', an image of its class from the pool.
-  class_weights: the power of a class's inverse count that weighs its images in
-    the loss; 1.0 balances the classes.
-  logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
-  replace, add, add_per_class, fill, pool_only, oversample: which images, see
-    mixing.class_counts.
+  Args:
+    name: what it is called.
+    pool: a name of config.pools, or '' for real images alone.
+    augment: a name of config.augmentations, or ''.
+    baseline: the arm that it is compared with, or '' for config.baseline; the
+      two should differ in one thing only.
+    mix: 'mixup' or 'cutmix', or ''.
+    mix_alpha: of its Beta distribution.
+    partner: what an image is mixed with: 'batch', the others of its batch, or
+      'synthetic', an image of its class from the pool.
+    class_weights: the power of a class's inverse count that weighs its images
+      in the loss; 1.0 balances the classes.
+    logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
+    replace, add, add_per_class, fill, pool_only, oversample: which images, at
+      most one of them; see mixing.class_counts.
   """
   name: str
   pool: str = ''
@@ -75,6 +78,12 @@ class Arm(typing.NamedTuple):
     return next(((kind, float(getattr(self, kind)))
                  for kind in ('replace', 'add')
                  if getattr(self, kind) is not None), None)
+
+
+def complete(given: dict):
+  """Writes out what an arm of a config does beside choosing its images."""
+  for key in ('pool', 'augment', 'baseline', *TREATMENT):
+    given.setdefault(key, Arm._field_defaults[key])
 
 
 def read(given) -> tuple[Arm, ...]:

@@ -10,7 +10,7 @@ import traceback
 
 from jaxaug.augment import standard
 from jaxaug.core import errors, registry
-from jaxaug.study import schema, sections
+from jaxaug.study import arms, schema, sections
 from jaxaug.training import classifier
 
 # Section of blocks -> the kind of a block's part, and the key that names it.
@@ -182,6 +182,8 @@ def _complete(config: dict, given: dict):
   for block in config['augmentations'].values():
     for argument in takes:
       block.setdefault(argument, takes[argument])
+  for arm in config['arms']:
+    arms.complete(arm)
 
 
 # --------------------------------------------------------------- the overrides

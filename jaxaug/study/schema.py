@@ -3,13 +3,12 @@ from jaxaug.augment import standard
 from jaxaug.core import errors, registry
 from jaxaug.data import splits
 from jaxaug.evaluation import features, measure
-from jaxaug.study import arms, budget, verdicts
+from jaxaug.study import arms, budget, sections, verdicts
 
-# Keys of a block that do not go to its part: those of the loop, of a pool.
-LOOP = ('model', 'steps', 'batch_size')
-CLASSIFIER = (*LOOP, 'epochs')
-JUDGE = (*CLASSIFIER, 'augment')
-POOL = ('generator', 'per_class', 'batch_size', 'selector')
+# Keys of a block that do not go to its part.
+LOOP, CLASSIFIER, JUDGE, POOL = (
+    tuple(sections.BLOCKS[name])
+    for name in ('generators', 'classifiers', 'judge', 'pools'))
 PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
              'difference')
 

@@ -49,9 +49,9 @@ class Feed(typing.NamedTuple):
   augmentation: pairs for augment/standard.py; mix, mix_alpha: see
   augment/mix.py; '' for none.
   """
-  augmentation: tuple[tuple[str, typing.Any], ...] = ()
-  mix: str = ''
-  mix_alpha: float = 1.0
+  augmentation: tuple[tuple[str, typing.Any], ...]
+  mix: str
+  mix_alpha: float
 
 
 class Treatment(typing.NamedTuple):
@@ -108,10 +108,10 @@ def pairs(arguments: dict) -> tuple:
                       for k, v in arguments.items()))
 
 
-def plain(classes: int) -> Treatment:
-  """Returns the treatment that changes nothing."""
-  return Treatment(Feed(), 'batch', np.ones(classes, np.float32),
-                   np.zeros(classes, np.float32))
+def plain(classes: int, augmentation: tuple = ()) -> Treatment:
+  """Returns the treatment that augments and does nothing else."""
+  return Treatment(Feed(augmentation, '', 0.0), 'batch',
+                   np.ones(classes, np.float32), np.zeros(classes, np.float32))
 
 
 def network(spec: types.ImageSpec, where: str, model: str,

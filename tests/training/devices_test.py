@@ -62,7 +62,7 @@ def classifier(folder, devices, model='resnet', runs=1, **network):
   net = fit.network(spec, 'config.classifiers.c', model, {
       'learning_rate': 0.02, 'accumulate': 2, **network})
   treatment = fit.Treatment(
-      fit.Feed(fit.pairs({'flip': 0.5, 'shift': 2}), 'cutmix'), 'batch',
+      fit.Feed(fit.pairs({'flip': 0.5, 'shift': 2}), 'cutmix', 1.0), 'batch',
       np.float32(np.linspace(0.5, 1.5, 4)), np.zeros(4, np.float32))
   jobs = [fit.Job(folder if i == 0 else files.folder(
       out, f'{folder.final.name}.{i}'), i + 1, plan, {}) for i in range(runs)]

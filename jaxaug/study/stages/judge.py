@@ -53,8 +53,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
   net = network(study)
   fit.check_batch(net, block['batch_size'])
   augmentation = config['augmentations'].get(block.get('augment'), {})
-  treatment = fit.plain(study.spec.num_classes)._replace(
-      feed=fit.Feed(fit.pairs(augmentation)))
+  treatment = fit.plain(study.spec.num_classes, fit.pairs(augmentation))
   steps = budget.base_steps(block, count)
   folder = study.folder('judge', fold.label(NAME), [
       VERSION, study.spec, fold.digests('train', 'validation', 'test',
