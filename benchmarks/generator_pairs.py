@@ -17,6 +17,7 @@ from jaxaug.core import registry
 from tests.torch_twins import biggan as torch_biggan
 from tests.torch_twins import cgan as torch_cgan
 from tests.torch_twins import gans as torch_gans
+from tests.torch_twins import layout
 from tests.torch_twins import pyramid as torch_pyramid
 from tests.torch_twins import vae as torch_vae
 from tests.torch_twins.layout import nchw, nhwc
@@ -149,7 +150,7 @@ def biggan(spec, batch_size, settings) -> pairs.Pair:
   # Of the images alone: a step is the same.
   model, hyper, state, images, labels = _open(
       'biggan', spec, batch_size, settings | {'statistics': 'batch'})
-  g, d = (torch_biggan.load(make(spec, hyper), net.params, net.stats).to(
+  g, d = (layout.load(make(spec, hyper), net.params, net.stats).to(
       memory_format=torch.channels_last) for make, net in (
           (torch_biggan.Generator, state.g),
           (torch_biggan.Discriminator, state.d)))

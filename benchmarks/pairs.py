@@ -7,34 +7,18 @@ import statistics
 import time
 import typing
 
-import flax.traverse_util
 import jax
 import numpy as np
 import torch
 
-from tests.torch_twins import layout as torch_layout
+from tests.torch_twins import layout
 
 TOLERANCE = 1e-4
 
 
 def twin(module, params):
-  """Returns `module` with the weights of flax, in channels_last.
-
-  Raises:
-    AssertionError: the two do not have the same parameters.
-  """
-  count = sum(p.numel() for p in module.parameters())
-  expected = sum(x.size for x in jax.tree.leaves(params))
-  assert count == expected, f'{type(module).__name__}: {count}, not {expected}'
-  for path, value in flax.traverse_util.flatten_dict(params).items():
-    *names, kind = path
-    layer = module.get_submodule('.'.join(names))
-    layer = getattr(layer, 'conv' if kind == 'kernel' else 'norm', layer)
-    value = torch_layout.weight(value, kind, layer)
-    weight = layer.bias if kind == 'bias' else layer.weight
-    assert weight.shape == value.shape, path
-    weight.data.copy_(torch.from_numpy(value))
-  return module.to(memory_format=torch.channels_last)
+  """Returns `module` with the weights of flax, in channels_last."""
+  return layout.load(module, params).to(memory_format=torch.channels_last)
 
 
 def compare(what, ours, theirs, tolerance=TOLERANCE):

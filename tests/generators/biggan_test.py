@@ -34,6 +34,13 @@ def twin():
 
 
 @pytest.fixture
+def layout():
+  pytest.importorskip('torch')
+  from tests.torch_twins import layout
+  return layout
+
+
+@pytest.fixture
 def networks(monkeypatch):
   """build(spec, **arguments) -> the flax modules (G, D)."""
   def build(*args, **given):
@@ -257,7 +264,7 @@ def test_largest_singular_value_is_one(networks):
     (types.ImageSpec(28, 28, 1, 10), {'embed_dim': 5, 'attention': 14}),
     (types.ImageSpec(64, 64, 3, 2), {'width': 1, 'attention': 16}),
 ], ids=str)
-def test_images_and_scores_are_the_twins(networks, twin, spec, given):
+def test_images_and_scores_are_the_twins(networks, twin, layout, spec, given):
   torch = pytest.importorskip('torch')
   given = SMALL | given
   z, images, labels = _inputs(spec, 6)
@@ -266,8 +273,8 @@ def test_images_and_scores_are_the_twins(networks, twin, spec, given):
                           (twin.Generator, twin.Discriminator), (z, images),
                           strict=True):
     variables = _variables(net, x, labels)
-    theirs = twin.load(make(spec, hyper), variables['params'],
-                       variables['batch_stats']).double()
+    theirs = layout.load(make(spec, hyper), variables['params'],
+                         variables['batch_stats']).double()
     got, _ = quick.jit(lambda v, x, net=net: net.apply(
         v, x, labels, train=True, mutable=['batch_stats']))(variables, x)
     x = torch.from_numpy(np.float64(x))
@@ -302,37 +309,34 @@ def _heard(monkeypatch, model):
   return call
 
 
-def _same_state(twin, first, net, theirs):
+def _same_state(layout, first, net, theirs):
   """Weights, gradients and statistics of a player after a step.
 
   Adam's first steps go by the sign of the gradient, which is rounding noise
   where the gradient is zero: of biases in front of a batch norm.
   """
   noise = set()
-  for path, mu in _flat(net.opt[0].mu).items():
-    grad = twin.tensor(theirs, *path).grad.numpy()
-    np.testing.assert_allclose(
-        twin.weight(mu, path[-1]), grad, err_msg=str(path),
-        atol=5e-5 * max(0.1, np.abs(grad).max()))
+  for path, weight, mu in layout.pairs(theirs, net.opt[0].mu):
+    grad = weight.grad.numpy()
+    np.testing.assert_allclose(mu, grad, err_msg=str(path),
+                               atol=5e-5 * max(0.1, np.abs(grad).max()))
     if np.abs(grad).max() < 1e-12:
       noise.add(path)
-  for path, x in _flat(net.params).items():
+  for path, weight, x in layout.pairs(theirs, net.params):
     if path not in noise:
-      np.testing.assert_allclose(
-          twin.weight(x, path[-1]), err_msg=str(path), atol=2e-5,
-          desired=twin.tensor(theirs, *path).detach().numpy())
-  for path, x in _flat(net.stats).items():
+      np.testing.assert_allclose(x, weight.detach().numpy(), atol=2e-5,
+                                 err_msg=str(path))
+  for path, mean, x in layout.pairs(theirs, net.stats):
     # PyTorch divides variances by n - 1; means move with the noise.
     atol = 2e-3 if path[-1] == 'var' or not first else 1e-5
-    np.testing.assert_allclose(
-        twin.weight(x, path[-1]), twin.tensor(theirs, *path), atol=atol,
-        rtol=1e-5, err_msg=str(path))
+    np.testing.assert_allclose(x, mean, atol=atol, rtol=1e-5,
+                               err_msg=str(path))
   return noise
 
 
 @pytest.mark.parametrize('spec, d_steps, given', [
     (GREY, 1, {}), (WIDE, 2, OPTIONS)], ids=['plain', 'every option'])
-def test_steps_are_the_twins(monkeypatch, twin, spec, d_steps, given):
+def test_steps_are_the_twins(monkeypatch, twin, layout, spec, d_steps, given):
   """Losses, gradients, weights, singular vectors and the average."""
   torch = pytest.importorskip('torch')
   given = dict(SMALL, d_steps=d_steps, ema_start=1, diff_augment='',
@@ -340,8 +344,8 @@ def test_steps_are_the_twins(monkeypatch, twin, spec, d_steps, given):
   model = biggan.build(spec, **given)
   hyper = registry.arguments(biggan.build) | given
   state = _state(model)
-  g = twin.load(twin.Generator(spec, hyper), *state.g[:2]).double()
-  d = twin.load(twin.Discriminator(spec, hyper), *state.d[:2]).double()
+  g = layout.load(twin.Generator(spec, hyper), *state.g[:2]).double()
+  d = layout.load(twin.Discriminator(spec, hyper), *state.d[:2]).double()
   theirs, average = twin.training(g, d, hyper)
   ours = _heard(monkeypatch, model)
   for i in range(2):
@@ -356,20 +360,18 @@ def test_steps_are_the_twins(monkeypatch, twin, spec, d_steps, given):
     for name, value in want.items():
       np.testing.assert_allclose(logs[name], value.item(), rtol=2e-5,
                                  atol=5e-5)
-    noise = _same_state(twin, not i, state.g, g)
+    noise = _same_state(layout, not i, state.g, g)
     assert noise and {path[-1] for path in noise} == {'bias'}
-    assert not _same_state(twin, not i, state.d, d)
-    for path, x in _flat(state.ema['params']).items():
-      x = twin.weight(x, path[-1])
+    assert not _same_state(layout, not i, state.d, d)
+    for path, weight, x in layout.pairs(average, state.ema['params']):
       if path not in noise:
-        np.testing.assert_allclose(
-            x, twin.tensor(average, *path).detach().numpy(), atol=2e-5)
-      # A copy until ema_start, then hardly a move.
-      moved = np.abs(x - twin.weight(_flat(before)[path], path[-1]))
-      assert moved.max() < 1e-6 or not i, path
-      if not i:
-        np.testing.assert_array_equal(
-            x, twin.weight(_flat(state.g.params)[path], path[-1]))
+        np.testing.assert_allclose(x, weight.detach().numpy(), atol=2e-5)
+    # A copy until ema_start, then hardly a move.
+    for path, x in _flat(state.ema['params']).items():
+      if i:
+        assert np.abs(x - _flat(before)[path]).max() < 1e-6, path
+      else:
+        np.testing.assert_array_equal(x, _flat(state.g.params)[path])
 
 
 def test_half_precision_is_near(networks):

@@ -7,13 +7,12 @@ import copy
 import functools
 import math
 
-import flax.traverse_util
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tests.torch_twins.layout import nchw, weight
+from tests.torch_twins.layout import nchw
 
 # Channels of the blocks in units of `width`, by the smaller side's least: of G,
 # of D, and how many of D's halve.
@@ -199,37 +198,6 @@ class Discriminator(nn.ModuleDict):
         x = self['attention'](x)
     x = F.relu(x).sum((2, 3))
     return self['score'](x)[:, 0] + (self['projection'](labels) * x).sum(1)
-
-
-def tensor(net, *path):
-  """Returns the parameter or buffer that flax keeps under `path`."""
-  *names, kind = ['norm' if n == 'BatchNorm_0' else n for n in path]
-  if kind == 'u':
-    layer = net.get_submodule('.'.join(names).removesuffix('_sigma'))
-    return layer.parametrizations.weight[0].u
-  layer = net.get_submodule('.'.join(names))
-  if kind in ('kernel', 'embedding') and parametrize.is_parametrized(layer):
-    return layer.parametrizations.weight.original
-  return getattr(layer, {
-      'kernel': 'weight', 'embedding': 'weight', 'scale': 'weight',
-      'mean': 'running_mean', 'var': 'running_var'}.get(kind, kind))
-
-
-def load(net, params, stats):
-  """Gives `net` flax's weights and state; it must have no others.
-
-  Raises:
-    AssertionError: the two do not have the same parameters.
-  """
-  count = sum(p.numel() for p in net.parameters())
-  flat = flax.traverse_util.flatten_dict(params)
-  expected = sum(x.size for x in flat.values())
-  assert count == expected, f'{type(net).__name__}: {count}, not {expected}'
-  for path, value in (flat | flax.traverse_util.flatten_dict(stats)).items():
-    value, to = weight(value, path[-1]), tensor(net, *path)
-    assert to.shape == value.shape, path
-    to.data.copy_(torch.from_numpy(value))
-  return net
 
 
 def training(g, d, hyper):

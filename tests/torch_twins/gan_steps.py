@@ -1,6 +1,6 @@
 """What the tests of two GANs share that hold them beside twins in PyTorch.
 
-The twins are those of benchmarks.torch_gans; noise is [B, 6].
+The twins are those of torch_twins.gans; noise is [B, 6].
 """
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,19 @@ def state(model, gain=1):
   return start._replace(g=other(start.g, 0), d=other(start.d, 1))
 
 
+def _twins():
+  """The modules (gans, layout); without PyTorch the test is skipped."""
+  pytest.importorskip('torch')
+  from tests.torch_twins import gans, layout
+  return gans, layout
+
+
 def load(name, spec, state, given):
-  """G and D of generators/<name>, built with `given`, as PyTorch has them."""
-  torch_gans = pytest.importorskip('benchmarks.torch_gans')
+  """G and D of generators/<name>, built with `given`, in float64."""
+  gans, layout = _twins()
   hyper = registry.arguments(registry.find('generators', name).build) | given
-  return [torch_gans.load(make(spec, hyper), net.params, net.stats)
-          for make, net in zip(torch_gans.NETWORKS[name], (state.g, state.d),
+  return [layout.load(make(spec, hyper).double(), net.params, net.stats)
+          for make, net in zip(gans.NETWORKS[name], (state.g, state.d),
                                strict=True)]
 
 
@@ -78,11 +85,11 @@ def given_noise(monkeypatch, count):
 
 
 def step(g, d, images, labels, noises, **how):
-  """The step of both players in PyTorch; `how` goes to torch_gans.step."""
+  """The step of both players in PyTorch; `how` goes to gans.step."""
   torch = pytest.importorskip('torch')
-  torch_gans = pytest.importorskip('benchmarks.torch_gans')
+  gans, _ = _twins()
   first, *fresh = map(as_torch, noises)
-  return torch_gans.step(
+  return gans.step(
       g, d, *(torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999))
               for net in (g, d)), as_torch(images), as_torch(labels).long(),
       first, fresh_noise=fresh[0] if fresh else None, **how)
@@ -94,11 +101,13 @@ def check_player(net, mine, share):
   Adam's first step is the gradient's sign, which may be rounding's; of `share`
   of the weights it is not.
   """
-  torch_gans = pytest.importorskip('benchmarks.torch_gans')
-  for path, weight, value in torch_gans.pairs(net, mine.params):
+  _, layout = _twins()
+  for path, weight, value in layout.pairs(net, mine.params):
     known = weight.grad.abs() > 1e-5 * weight.grad.abs().max()
     assert known.double().mean() > share, path
-    assert (weight - value).abs()[known].max() < 1e-5, path
-  for path, weight, value in torch_gans.pairs(net, mine.opt[0].mu):
-    np.testing.assert_allclose(value / 0.5, weight.grad, err_msg=path,
-                               atol=1e-4 * weight.grad.abs().max())
+    off = np.abs(weight.detach().numpy() - value)
+    assert off[known.numpy()].max() < 1e-5, path
+  for path, weight, value in layout.pairs(net, mine.opt[0].mu):
+    grad = weight.grad.numpy()
+    np.testing.assert_allclose(value / 0.5, grad, err_msg=str(path),
+                               atol=1e-4 * np.abs(grad).max())

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from tests.torch_twins import plain as torch_plain
-from tests.torch_twins.layout import flat, nchw, weight
+from tests.torch_twins.layout import flat, nchw
 
 # Of AC-GAN: units, channels of G and of D, dropout, as `build` has them.
 AC_SIZES = {
@@ -172,34 +172,6 @@ class AcDiscriminator(nn.ModuleDict):
 
 NETWORKS = {'dcgan': (DcGenerator, DcDiscriminator),
             'acgan': (AcGenerator, AcDiscriminator)}
-
-
-_NAMES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight',
-          'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
-
-
-def pairs(net, *trees):
-  """Yields (path, tensor of `net`, array of flax as it) of every leaf.
-
-  Raises:
-    AssertionError: the first of `trees`, its parameters, is not all of them.
-  """
-  count = sum(len(layer) for layer in trees[0].values())
-  assert count == len(list(net.parameters())), type(net).__name__
-  for tree in trees:
-    for name, layer in tree.items():
-      for kind, value in layer.items():
-        yield (f'{name}/{kind}', getattr(net[name], _NAMES[kind]),
-               torch.tensor(weight(value, kind, net[name])))
-
-
-def load(net, params, stats):
-  """Returns `net` with the weights and the averages of flax, in float64."""
-  net = net.double()
-  for path, mine, value in pairs(net, params, stats):
-    assert mine.shape == value.shape, path
-    mine.data.copy_(value)
-  return net
 
 
 def step(g, d, g_opt, d_opt, real, labels, noise, *, class_loss=0.0,
