@@ -89,7 +89,8 @@ def classifier(name, spec, batch_size, given, **rule) -> pairs.Pair:
   images = np.float32(images / 127.5 - 1)
   batch = supervised.plain(images, labels, spec.num_classes)
   state, key = jax.jit(model.init)(jax.random.key(0), 1000), jax.random.key(1)
-  net = pairs.twin(CLASSIFIERS[name](spec, hyper), state.net.params)
+  theirs = CLASSIFIERS[type(network).__name__](network)
+  net = pairs.twin(theirs, state.net.params)
   logits = jax.jit(lambda v: network.apply(
       v, images, train=True, mutable=['batch_stats'])[0])(
           supervised.variables(state.net))

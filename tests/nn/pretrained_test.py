@@ -305,9 +305,9 @@ def test_another_file_in_the_cache_is_refused_and_kept(server, tmp_path):
   place = tmp_path / 'cache' / 'weights' / 'net.pth'
   place.parent.mkdir(parents=True)
   place.write_bytes(b'other')
+  found = pretrained.digest(place)
   refuses(lambda: pretrained.find(server.at('/net')),
-          f'{place}: not the published file.*{pretrained.digest(place)}.*'
-          'move it')
+          f'{place}: not the published file.*{found}.*move it')
   assert place.read_bytes() == b'other' and not server.asked
 
 

@@ -1,14 +1,12 @@
-"""The plain classifiers in PyTorch: twins for `benchmarks.train_step`.
+"""The plain classifiers in PyTorch: twins for tests and benchmarks.
 
-A twin is built as (spec, hyper), hyper being the arguments of `build`; its
-layers have the names of the flax parameters. Sizes are read from the flax
-module; what is done with them is written here anew.
+A twin is built from the flax module, whose sizes it reads; what is done with
+them is written here anew. Its layers have the names of the flax parameters.
 """
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from jaxaug.classifiers import alexnet, mobilenet, small_cnn, vgg
 from tests.torch_twins.layout import flat
 
 
@@ -32,11 +30,10 @@ def _pool(x):
 
 class MobileNet(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    net = mobilenet.build(spec, **hyper)
     self.blocks, self.dropout = net.blocks, net.dropout
-    inputs = net.stem[0]
+    spec, inputs = net.spec, net.stem[0]
     self._unit('stem', spec.channels, inputs, 3, net.stem[1])
     for i, (expansion, channels, stride) in enumerate(net.blocks):
       name, wide = f'block_{i}', max(expansion, 1) * inputs
@@ -82,10 +79,10 @@ def _add_head(net, hidden, inputs, pixels, classes):
 
 class AlexNet(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    net = alexnet.build(spec, **hyper)
-    self.large, self.dropout, inputs = net.hidden > 0, net.dropout, spec[2]
+    spec, inputs = net.spec, net.spec.channels
+    self.large, self.dropout = net.hidden > 0, net.dropout
     for i, width in enumerate(net.widths):
       kernel = (11, 5, 3, 3, 3)[i]
       self[f'conv_{i}'] = nn.Conv2d(
@@ -110,10 +107,10 @@ class AlexNet(nn.ModuleDict):
 
 class Vgg(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    net = vgg.build(spec, **hyper)
-    self.stages, self.dropout, inputs = net.stages, net.dropout, spec[2]
+    spec, inputs = net.spec, net.spec.channels
+    self.stages, self.dropout = net.stages, net.dropout
     for stage, (n, width) in enumerate(zip(net.stages, net.widths,
                                            strict=True)):
       for i in range(n):
@@ -140,10 +137,9 @@ class Vgg(nn.ModuleDict):
 
 class SmallCnn(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    net = small_cnn.build(spec, **hyper)
-    inputs, self.convs = spec.channels, len(net.widths)
+    spec, inputs, self.convs = net.spec, net.spec.channels, len(net.widths)
     for i, width in enumerate(net.widths):
       self[f'conv_{i}'] = nn.Conv2d(inputs, width, 3, padding=1)
       inputs = width
@@ -164,14 +160,14 @@ class SmallCnn(nn.ModuleDict):
 
 class Cnn(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    first, second = hyper['widths']
+    spec, (first, second) = net.spec, net.widths
     h, w = (((n - 4) // 2 - 4) // 2 for n in spec[:2])
     self['conv_0'] = nn.Conv2d(spec.channels, first, 5)
     self['conv_1'] = nn.Conv2d(first, second, 5)
-    self['hidden'] = nn.Linear(h * w * second, hyper['hidden'])
-    self['logits'] = nn.Linear(hyper['hidden'], spec.num_classes)
+    self['hidden'] = nn.Linear(h * w * second, net.hidden)
+    self['logits'] = nn.Linear(net.hidden, spec.num_classes)
 
   def forward(self, x):
     for name in ('conv_0', 'conv_1'):
@@ -212,18 +208,17 @@ class DenseBlock(nn.ModuleDict):
 
 class DenseNet(nn.ModuleDict):
 
-  def __init__(self, spec, hyper):
+  def __init__(self, net):
     super().__init__()
-    bottleneck, channels = hyper['bottleneck'], hyper['stem']
-    layers = (hyper['depth'] - 4) // (6 if bottleneck else 3)
-    self['stem'] = Conv(spec.channels, channels, 3, hyper['stem_stride'],
+    spec, channels = net.spec, net.stem
+    self['stem'] = Conv(spec.channels, channels, 3, net.stem_stride,
                         bias=False)
     for block in range(3):
-      self[f'block_{block}'] = DenseBlock(channels, layers, hyper['growth'],
-                                          bottleneck)
-      channels += layers * hyper['growth']
+      self[f'block_{block}'] = DenseBlock(channels, net.blocks, net.growth,
+                                          net.bottleneck)
+      channels += net.blocks * net.growth
       if block < 2:
-        kept = int(channels * hyper['reduction'])
+        kept = int(channels * net.reduction)
         self[f'transition_{block}'] = NormReluConv(channels, kept, 1)
         channels = kept
     self['norm'] = nn.BatchNorm2d(channels)
@@ -238,5 +233,6 @@ class DenseNet(nn.ModuleDict):
     return self['logits'](F.relu(self['norm'](x)).mean((2, 3)))
 
 
-CLASSIFIERS = {'alexnet': AlexNet, 'cnn': Cnn, 'densenet': DenseNet,
-               'mobilenet': MobileNet, 'small_cnn': SmallCnn, 'vgg': Vgg}
+# By the name of the flax module.
+CLASSIFIERS = {'AlexNet': AlexNet, 'Cnn': Cnn, 'DenseNet': DenseNet,
+               'MobileNet': MobileNet, 'SmallCnn': SmallCnn, 'Vgg': Vgg}

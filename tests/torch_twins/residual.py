@@ -1,8 +1,7 @@
-"""The residual classifiers in PyTorch, for `benchmarks.train_step`.
+"""The residual classifiers in PyTorch: a twin for tests and benchmarks.
 
-A module is called as the parameters of its twin in flax are, so that weights
-can be copied by name. A constructor takes (spec, hyper), `hyper` being the
-keyword arguments of the classifier's `build`.
+Built from the flax module, whose sizes it reads; what is done with them is
+written here anew. Its layers have the names of the flax parameters.
 """
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -49,43 +48,49 @@ class DiaUnit(nn.ModuleDict):
 class Residual(nn.ModuleDict):
   """`jaxaug.nn.residual.Residual`."""
 
-  def __init__(self, spec, hyper, depth, stem, width, *, out=1, inner=0,
-               groups=1, shortcut='project', preactivation=False, dropout=0.0):
+  def __init__(self, net):
     super().__init__()
-    self.blocks, self.shortcut, self.dropout = [], shortcut, dropout
-    self.preactivation, self.attention = preactivation, hyper['attention']
-    self.convs, inputs = 3 if inner else 2, stem
-    reduction = hyper['reduction'] or {'se': 16, 'dia': 4}.get(self.attention)
-    self['stem'] = _conv(spec.channels, stem, 3, hyper['stem_stride'])
-    if not preactivation:
-      self['stem_norm'] = nn.BatchNorm2d(stem)
-    for stage in range(3):
-      features, narrow = width * out << stage, width * inner << stage
-      if self.attention == 'dia':
-        self[f'stage_{stage}_dia'] = DiaUnit(features, reduction)
-      for block in range(depth // (3 * self.convs)):
-        name = f'stage_{stage}_block_{block}'
+    self.blocks, self.shortcut, self.dropout = [], net.shortcut, net.dropout
+    self.preactivation, self.attention = net.preactivation, net.attention
+    self.convs, self.by_imagenet = 3 if net.inner else 2, net.weights != ''
+    channels = 3 if self.by_imagenet else net.spec.channels
+    self['stem'] = _conv(channels, net.stem, 3, net.stem_stride)
+    if not net.preactivation:
+      self['stem_norm'] = nn.BatchNorm2d(net.stem)
+    inputs = net.stem
+    for stage, features in enumerate(net.widths):
+      if net.attention == 'dia':
+        self[f'stage_{stage}_dia'] = DiaUnit(features, net.reduction)
+      for block in range(net.blocks):
         stride = 2 if stage and not block else 1
-        plan = [(inputs, features, 3, stride), (features, features, 3)]
-        if inner:
-          plan = [(inputs, narrow, 1), (narrow, narrow, 3, stride, groups),
-                  (narrow, features, 1)]
-        for i, conv in enumerate(plan):
-          self[f'{name}_conv_{i}'] = _conv(*conv)
-          self[f'{name}_norm_{i}'] = nn.BatchNorm2d(conv[not preactivation])
-        if self.attention == 'se':
-          self[f'{name}_se'] = SqueezeExcite(features, reduction)
-        if self.attention != 'none' and preactivation:
-          self[f'{name}_attention_norm'] = nn.BatchNorm2d(features)
-        if inputs != features and shortcut != 'pad':
-          self[f'{name}_shortcut'] = _conv(inputs, features, 1, stride)
-          if not preactivation:
-            self[f'{name}_shortcut_norm'] = nn.BatchNorm2d(features)
+        name = f'stage_{stage}_block_{block}'
+        self._add_block(net, name, inputs, stage, stride)
         self.blocks.append((stage, name, stride, (features - inputs) // 2))
         inputs = features
-    if preactivation:
+    if net.preactivation:
       self['norm'] = nn.BatchNorm2d(inputs)
-    self['logits'] = nn.Linear(inputs, spec.num_classes)
+    self['logits'] = nn.Linear(inputs, net.spec.num_classes)
+
+  def _add_block(self, net, name, inputs, stage, stride):
+    features = net.widths[stage]
+    plan = [(inputs, features, 3, stride), (features, features, 3)]
+    if net.inner:
+      narrow = net.inner[stage]
+      plan = [(inputs, narrow, 1),
+              (narrow, narrow, 3, stride, net.cardinality),
+              (narrow, features, 1)]
+    for i, conv in enumerate(plan):
+      self[f'{name}_conv_{i}'] = _conv(*conv)
+      self[f'{name}_norm_{i}'] = nn.BatchNorm2d(
+          conv[0] if net.preactivation else conv[1])
+    if net.attention == 'se':
+      self[f'{name}_se'] = SqueezeExcite(features, net.reduction)
+    if net.attention != 'none' and net.preactivation:
+      self[f'{name}_attention_norm'] = nn.BatchNorm2d(features)
+    if inputs != features and net.shortcut != 'pad':
+      self[f'{name}_shortcut'] = _conv(inputs, features, 1, stride)
+      if not net.preactivation:
+        self[f'{name}_shortcut_norm'] = nn.BatchNorm2d(features)
 
   def branch(self, x, name):
     """Returns what a block adds, and its input after the first norm."""
@@ -105,6 +110,10 @@ class Residual(nn.ModuleDict):
     return x, active
 
   def forward(self, x):
+    if self.by_imagenet:
+      mean, deviation = (x.new_tensor(row)[:, None, None] for row in (
+          (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+      x = ((x + 1) / 2 - mean) / deviation
     x, state = self['stem'](x), {}
     if not self.preactivation:
       x = F.relu(self['stem_norm'](x))
@@ -127,40 +136,5 @@ class Residual(nn.ModuleDict):
     return self['logits'](x.mean((2, 3)))
 
 
-def resnet(spec, hyper):
-  """`classifiers.resnet`."""
-  how = {'shortcut': 'pad'}
-  if hyper['block'] == 'bottleneck':
-    how = {'out': 4, 'inner': 1}
-  return Residual(spec, hyper, hyper['depth'], hyper['width'], hyper['width'],
-                  preactivation=hyper['preactivation'], **how)
-
-
-def wideresnet(spec, hyper):
-  """`classifiers.wideresnet`."""
-  return Residual(spec, hyper, hyper['depth'], 16, 16, out=hyper['widen'],
-                  shortcut='project_active', preactivation=True,
-                  dropout=hyper['dropout'])
-
-
-def resnext(spec, hyper):
-  """`classifiers.resnext`."""
-  return Residual(spec, hyper, hyper['depth'], hyper['width'], hyper['width'],
-                  out=hyper['widen'], inner=hyper['cardinality'],
-                  groups=hyper['cardinality'])
-
-
-def dianet(spec, hyper):
-  """`classifiers.dianet`."""
-  base = hyper['base']
-  full = {'resnet56': 56, 'wrn52_4': 52, 'resnext101': 101}.get(base, 164)
-  hyper = hyper | {
-      'attention': 'dia', 'depth': hyper['depth'] or full, 'widen': 4,
-      'block': 'bottleneck', 'preactivation': base == 'preresnet164',
-      'width': 32 if base == 'resnext101' else 16, 'cardinality': 8}
-  family = {'wrn52_4': wideresnet, 'resnext101': resnext}.get(base, resnet)
-  return family(spec, hyper)
-
-
-CLASSIFIERS = {'resnet': resnet, 'wideresnet': wideresnet, 'resnext': resnext,
-               'dianet': dianet}
+# By the name of the flax module.
+CLASSIFIERS = {'Residual': Residual}
