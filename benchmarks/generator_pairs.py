@@ -240,12 +240,8 @@ def vae(spec, batch_size, settings) -> pairs.Pair:
   y = torch.from_numpy(labels).long()
 
   def step():
-    x = _floats(images)
-    logs = torch_vae.loss(x, *net(x, y, torch.randn(len(y), hyper['z_dim'])),
-                          hyper)
-    opt.zero_grad()
-    logs['g_loss'].backward()
-    opt.step()
+    noise = torch.randn(len(y), hyper['z_dim'])
+    logs = torch_vae.step(net, opt, _floats(images), y, noise, hyper)
     average()
     return logs
   return _pair(model, state, images, labels, step)

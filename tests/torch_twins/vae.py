@@ -1,12 +1,11 @@
-"""The VAE and its training step in PyTorch: a twin for `benchmarks.train_step`.
+"""The VAE and its training step in PyTorch: a twin for tests and benchmarks.
 
-Built as (spec, hyper), hyper being the arguments of `build`, of which `prior`
-is 'standard', and `likelihood` 'gaussian' with a fixed `sigma`. Layers have the
+Built as (spec, hyper), hyper being the arguments of `build`. Layers have the
 names of the flax parameters.
 """
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
+from torch import distributions, nn
 
 from tests.torch_twins import biggan as torch_biggan
 from tests.torch_twins import plain as torch_plain
@@ -16,13 +15,12 @@ from tests.torch_twins.layout import flat, nchw
 class Encoder(nn.ModuleDict):
   """(images [B, C, H, W], labels) -> mean and log variance, [B, Z] each."""
 
-  def __init__(self, spec, hyper):
+  def __init__(self, spec, hyper, classes):
     super().__init__()
     self.depth, channels = len(hyper['widths']), spec.channels
     for i, width in enumerate(hyper['widths']):
       self[f'down_{i}'] = nn.Conv2d(channels, width, 4, 2, 1, bias=False)
-      self[f'norm_{i}'] = torch_biggan.ConditionalBatchNorm(
-          width, spec.num_classes)
+      self[f'norm_{i}'] = torch_biggan.ConditionalBatchNorm(width, classes)
       channels = width
     pixels = (spec.height >> self.depth) * (spec.width >> self.depth)
     self['posterior'] = nn.Linear(pixels * channels, 2 * hyper['z_dim'])
@@ -37,19 +35,18 @@ class Encoder(nn.ModuleDict):
 class Decoder(nn.ModuleDict):
   """(latents [B, Z], labels) -> logits of white [B, C, H, W]."""
 
-  def __init__(self, spec, hyper):
+  def __init__(self, spec, hyper, classes):
     super().__init__()
     widths = hyper['widths'][::-1]
     self.depth = len(widths)
     self.grid = [n >> self.depth for n in spec[:2]]
-    self['embed'] = nn.Embedding(spec.num_classes, hyper['embed_dim'])
+    self['embed'] = nn.Embedding(classes, hyper['embed_dim'])
     self['latent_map'] = nn.Linear(
         hyper['z_dim'] + hyper['embed_dim'],
         self.grid[0] * self.grid[1] * widths[0], bias=False)
     inputs = (widths[0], *widths[1:], widths[-1])
     for i, width in enumerate(inputs):
-      self[f'norm_{i}'] = torch_biggan.ConditionalBatchNorm(
-          width, spec.num_classes)
+      self[f'norm_{i}'] = torch_biggan.ConditionalBatchNorm(width, classes)
     for i, (before, width) in enumerate(zip(inputs, inputs[1:], strict=False)):
       self[f'up_{i}'] = nn.ConvTranspose2d(before, width, 4, 2, 1, bias=False)
     self['image'] = torch_plain.Conv(inputs[-1], spec.channels, 7)
@@ -67,23 +64,51 @@ class Vae(nn.ModuleDict):
   """(images [B, C, H, W], labels, noise [B, Z]) -> logits, KL [B, Z]."""
 
   def __init__(self, spec, hyper):
-    super().__init__({'encoder': Encoder(spec, hyper),
-                      'decoder': Decoder(spec, hyper)})
+    self.conditional = hyper['conditional']
+    classes = spec.num_classes if self.conditional else 1
+    super().__init__({'encoder': Encoder(spec, hyper, classes),
+                      'decoder': Decoder(spec, hyper, classes)})
+    if hyper['prior'] == 'class':
+      for name in 'prior_mean', 'prior_log_variance':
+        self[name] = nn.Embedding(spec.num_classes, hyper['z_dim'])
+    if not hyper['sigma']:
+      self.log_sigma = nn.Parameter(torch.zeros(()))
 
   def forward(self, x, labels, noise):
-    mean, log_variance = self['encoder'](x, labels)
-    kl = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)
-    z = mean + (log_variance / 2).exp() * noise
-    return self['decoder'](z, labels), kl
+    seen = labels if self.conditional else 0 * labels
+    mean, log_variance = self['encoder'](x, seen)
+    posterior = distributions.Normal(mean, (log_variance / 2).exp())
+    prior = distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    if 'prior_mean' in self:
+      prior = distributions.Normal(
+          self['prior_mean'](labels),
+          (self['prior_log_variance'](labels) / 2).exp())
+    kl = distributions.kl_divergence(posterior, prior)
+    return self['decoder'](posterior.loc + posterior.scale * noise, seen), kl
 
 
-def loss(x, logits, kl, hyper):
+def loss(net, x, labels, noise, hyper):
   """Minus the evidence bound, mean over the batch; and its two parts."""
-  error = F.mse_loss(torch.tanh(logits / 2), x, reduction='sum')
-  constant = torch.log(torch.tensor(2 * torch.pi) * hyper['sigma'] ** 2)
-  reconstruction = (error / hyper['sigma'] ** 2
-                    + x.numel() * constant) / (2 * len(x))
+  logits, kl = net(x, labels, noise)
+  if hyper['likelihood'] == 'bernoulli':
+    nats = -F.binary_cross_entropy_with_logits(logits, x / 2 + 0.5,
+                                               reduction='sum')
+  else:
+    sigma = torch.as_tensor(hyper['sigma'])
+    if not hyper['sigma']:  # Of half a step of 8-bit pixels at least.
+      sigma = (1 + net.log_sigma.exp() * 255) / 255
+    nats = distributions.Normal(torch.tanh(logits / 2), sigma).log_prob(x).sum()
   kl = kl.mean(0)
-  total = reconstruction + hyper['beta'] * kl.clamp(
-      min=hyper['free_bits']).sum()
-  return {'g_loss': total, 'reconstruction': reconstruction, 'kl': kl.sum()}
+  free = kl.clamp(min=hyper['free_bits']).sum()
+  reconstruction = -nats / len(x)
+  return {'g_loss': reconstruction + hyper['beta'] * free,
+          'reconstruction': reconstruction, 'kl': kl.sum()}
+
+
+def step(net, opt, x, labels, noise, hyper):
+  """One update; returns the logs."""
+  logs = loss(net, x, labels, noise, hyper)
+  opt.zero_grad()
+  logs['g_loss'].backward()
+  opt.step()
+  return logs
