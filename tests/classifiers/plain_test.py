@@ -146,6 +146,19 @@ def test_adaptive_mean_is_the_one_of_pytorch(size, shape):
                              atol=1e-6)
 
 
+@pytest.mark.parametrize('name', ['v2', 'vgg'])
+def test_half_precision_is_near_in_training(name):
+  """By the norms of the batch, which are float32."""
+  net = SMALL[name]
+  variables = classifiers.variables(net)
+  x = np.float32(np.random.default_rng(1).uniform(-1, 1, (5, *net.spec[:3])))
+  a, b = (quick.jit(lambda v, m=m: m.apply(
+      v, x, train=True, mutable=['batch_stats'])[0])(variables)
+          for m in (net, net.clone(dtype=jnp.bfloat16)))
+  assert b.dtype == jnp.float32 and not np.array_equal(a, b)
+  np.testing.assert_allclose(a, b, atol=0.03 * np.abs(a).max())
+
+
 @pytest.mark.parametrize('name', ['v1', 'alexnet_imagenet', 'vgg_imagenet'])
 def test_dropout_is_drawn_in_training_only(name):
   net = SMALL[name].clone(dropout=0.5)

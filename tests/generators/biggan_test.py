@@ -374,39 +374,29 @@ def test_steps_are_the_twins(monkeypatch, twin, layout, spec, d_steps, given):
         np.testing.assert_array_equal(x, _flat(state.g.params)[path])
 
 
-def test_half_precision_is_near(networks):
+def test_half_precision_is_of_the_layers_alone(networks):
+  """Also of attention and a shared embedding."""
   z, images, labels = _inputs(WIDE, 6)
-  wide, half = (networks(WIDE, **SMALL, **OPTIONS, dtype=dtype)
-                for dtype in ('float32', 'bfloat16'))
-  for a, b, x, atol in zip(wide, half, (z, images), (0.05, 0.3), strict=True):
-    variables = _variables(a, x, labels)
-    y, near = (quick.jit(lambda v, x, net=net: net.apply(
-        v, x, labels, train=True, mutable=['batch_stats'],
-        capture_intermediates=True))(variables, x) for net in (a, b))
-    dtypes = {path[0]: value[0].dtype for path, value in
-              _flat(near[1]['intermediates']).items()}
+  nets = networks(WIDE, **SMALL, **OPTIONS, dtype='bfloat16')
+  for net, x in zip(nets, (z, images), strict=True):
+    def run(x, net=net):
+      variables = net.init(KEY, x, labels, train=False)
+      return net.apply(variables, x, labels, train=True, mutable=[
+          'batch_stats', 'intermediates'], capture_intermediates=True)
+    out, new = jax.eval_shape(run, x)
+    dtypes = {path[0]: value[0].dtype
+              for path, value in _flat(new['intermediates']).items()}
     assert dtypes['attention'] == dtypes['block_1_conv_0'] == jnp.bfloat16
-    assert near[0].dtype == jnp.float32
-    assert not np.array_equal(near[0], y[0])
-    np.testing.assert_allclose(near[0], y[0], atol=atol)
-    for x in jax.tree.leaves(near[1]['batch_stats']):
-      assert x.dtype == jnp.float32
+    assert out.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(new['batch_stats'])} == {
+        jnp.dtype('float32')}
 
 
 @pytest.mark.parametrize('spec, given, message', [
-    (WIDE, {'width': 0}, 'width: 0; expected a whole number of at least 1.'),
-    (WIDE, {'z_dim': 2.5}, 'z_dim: 2.5; expected a whole number'),
-    (WIDE, {'embed_dim': -1}, 'embed_dim: -1; expected a whole number'),
     (WIDE, {'attention': 12}, 'attention: 12; expected one of 0, 8.'),
     (CIFAR, {'attention': 32}, 'attention: 32; expected one of 0, 16, 8.'),
-    (WIDE, {'hierarchical': 1.5}, 'hierarchical: 1.5; expected one of'),
     (WIDE, {'hierarchical': True}, 'hierarchical: True; expected False, or'),
     (WIDE, dict(OPTIONS, z_dim=128), 'z_dim: 128; expected a multiple of 3'),
-    (WIDE, {'dtype': 'float16'}, 'dtype: '),
-    (WIDE, {'d_steps': 0}, 'd_steps: 0; expected'),
-    (WIDE, {'ema_decay': 2.0}, 'ema_decay: 2.0; expected'),
-    (WIDE, {'statistics': 'bath'}, "statistics: 'bath'; expected"),
-    (WIDE, {'diff_augment': 'cut'}, 'diff_augment: '),
     (types.ImageSpec(7, 9, 3, 2), {},
      'model: biggan needs images of at least 8x8 pixels; the data is 7x9'),
     (types.ImageSpec(30, 30, 3, 2), {}, 'model: biggan needs a smaller side'),

@@ -93,19 +93,6 @@ def test_a_step_of_both_players_is_that_of_torch(monkeypatch, given):
   gan_steps.check_player(d, new.d, share=0.98)
 
 
-def test_half_precision_looks_alike():
-  d, half = (dcgan.Discriminator(SPEC, (5, 10), 'projection', dtype)
-             for dtype in (jnp.float32, jnp.bfloat16))
-  _, images, labels = gan_steps.inputs(SPEC)
-  variables = quick.jit(lambda: d.init(KEY, images, labels, train=False))()
-  a, b = (quick.jit(lambda x, m=m: m.apply(
-      variables, x, labels, train=True, mutable=['batch_stats'])[0])(images)
-          for m in (d, half))
-  assert a.dtype == b.dtype == jnp.float32
-  assert not np.array_equal(a, b)
-  np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
-
-
 def test_without_conditioning_labels_are_not_seen():
   for conditioning in 'none', 'concat':
     model = dcgan.build(SPEC, **SMALL, conditioning=conditioning)
@@ -116,15 +103,8 @@ def test_without_conditioning_labels_are_not_seen():
 
 
 @pytest.mark.parametrize('size, given, line', [
-    ((28, 28), {'z_dim': 0}, 'z_dim: 0; expected a whole number of at least 1'),
-    ((28, 28), {'g_width': 1.5}, 'g_width: 1.5; '),
-    ((28, 28), {'d_width': -2}, 'd_width: -2; '),
     ((28, 28), {'conditioning': 'project'}, "conditioning: 'project'; expected "
      "one of concat, projection, none. Did you mean 'projection'"),
-    ((28, 28), {'dtype': 'float16'}, "dtype: 'float16'; "),
-    ((28, 28), {'loss': 'hing'}, "loss: 'hing'; "),
-    ((28, 28), {'b1': 1.0}, 'b1: 1.0; '),
-    ((28, 28), {'widths': 3}, 'widths: unknown key'),
     ((64, 60), {}, 'model: dcgan halves images to 7 pixels or fewer, 64x60 in '
      '3 steps; expected a size divisible by 8, see config.data.resize'),
     ((5, 8), {}, 'model: dcgan needs images of at least 6x6 pixels'),

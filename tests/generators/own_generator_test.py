@@ -40,7 +40,7 @@ def test_the_page_has_both_files_and_the_first_is_short():
 def test_the_example_keeps_the_contract(written):
   zoo_test.test_block_is_documented_and_takes_its_options_by_name(
       'generators', NAME)
-  zoo_test.test_generator(NAME, zoo_test.WIDE, {}, written)
+  zoo_test.test_generator(NAME, zoo_test.WIDE, 'float32', written)
 
 
 @pytest.mark.usefixtures('at_the_root')

@@ -205,20 +205,6 @@ def test_mirror_flips_half_of_the_images():
   assert 3 < sum(seen) < 13
 
 
-def test_half_precision_computes_alike():
-  wide, half = (vae.build(SPEC, **TINY, dtype=dtype)
-                for dtype in ('float32', 'bfloat16'))
-  state, batch = quick.jit(wide.init)(KEY), _batch()
-  (a, logs_a), (b, logs_b) = (quick.jit(m.step)(state, batch, KEY)
-                              for m in (wide, half))
-  for name in logs_a:
-    assert logs_a[name] != logs_b[name]
-    np.testing.assert_allclose(logs_b[name], logs_a[name], rtol=0.02)
-  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(b.net.params))
-  for name, got in _flat(b.net.stats).items():
-    np.testing.assert_allclose(got, _flat(a.net.stats)[name], atol=5e-3)
-
-
 def test_samples_are_of_the_average_and_of_the_prior():
   model = vae.build(SPEC, **TINY, prior='class', conditional=False)
   variables = model.variables(quick.jit(model.init)(KEY))
@@ -291,24 +277,10 @@ def test_a_vae_learns_a_pattern_a_class(given):
 
 
 @pytest.mark.parametrize('given, line', [
-    ({'z_dim': 0}, 'z_dim: 0; expected a whole number of at least 1'),
-    ({'embed_dim': 1.5}, 'embed_dim: 1.5; '),
-    ({'widths': ()}, r'widths: \(\); expected some whole numbers'),
-    ({'widths': (8, 0)}, 'widths: 0; '),
     ({'widths': (8, 8, 8)}, 'widths: 3 halvings of 12x8 leave a rest; expected '
      'a size divisible by 8, see config.data.resize'),
-    ({'conditional': 'yes'}, "conditional: 'yes'; "),
-    ({'prior': 'normal'}, "prior: 'normal'; expected one of standard, class"),
     ({'likelihood': 'gausian'}, "likelihood: .* Did you mean 'gaussian'"),
-    ({'sigma': -0.1}, 'sigma: -0.1; expected a number of 0 or more'),
-    ({'beta': -1.0}, 'beta: -1.0; '), ({'beta': float('nan')}, 'beta: nan; '),
-    ({'free_bits': '1'}, "free_bits: '1'; "),
-    ({'lr': 0.0}, 'lr: 0.0; expected a number above 0'),
-    ({'b1': 1.0}, 'b1: 1.0; '), ({'b2': -0.5}, 'b2: -0.5; '),
-    ({'ema_decay': 1.5}, 'ema_decay: 1.5; '),
     ({'mirror': 2}, 'mirror: 2; '),
-    ({'dtype': 'float16'}, "dtype: 'float16'; expected one of float32"),
-    ({'d_steps': 2}, 'd_steps: unknown key'),
 ], ids=str)
 def test_values_that_cannot_be_are_one_line(given, line):
   with pytest.raises(errors.InputError, match=rf'^x\.{line}') as e:
