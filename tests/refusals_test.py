@@ -40,7 +40,10 @@ def _arguments(function) -> dict:
   found = {}
   for p in inspect.signature(function).parameters.values():
     if p.kind is p.VAR_KEYWORD:
-      found = _arguments(p.annotation) | found
+      rules = p.annotation if isinstance(p.annotation, tuple) else (
+          p.annotation,)
+      for rule in rules:
+        found = _arguments(rule) | found
     elif p.kind is p.KEYWORD_ONLY:
       of = p.annotation
       if isinstance(of, builtin_types.UnionType):  # `int | None`.

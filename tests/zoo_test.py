@@ -253,6 +253,12 @@ BY_HEART = {'alexnet': {'optimizer': 'adam', 'learning_rate': 3e-4},
             'small_cnn': {'optimizer': 'adam', 'learning_rate': 3e-3}}
 
 
+def test_the_tables_name_blocks_that_there_are():
+  assert BY_HEART.keys() <= {*registry.names('classifiers')}
+  assert SMALL.keys() <= {*registry.names('classifiers'),
+                          *registry.names('generators')}
+
+
 @pytest.mark.slow
 @_each('classifiers')
 def test_classifier_learns_64_real_images_by_heart(name):

