@@ -1,4 +1,6 @@
 """What every test shares: the compilation cache and where large data lies."""
+import ctypes
+import gc
 import os
 import pathlib
 import re
@@ -8,6 +10,9 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Where functools caches hold programs and arrays. Those of nn/cpu hold what XLA
+# calls, and stay.
+_CACHING = ('jaxaug.data.', 'jaxaug.evaluation.', 'jaxaug.study.', 'tests.')
 sys.path.insert(0, str(ROOT))
 # Compiled programs outlive a run of the tests; subprocesses inherit this.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
@@ -17,6 +22,25 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # What tests see of images stays out of the user's cache.
 os.environ.setdefault('JAXAUG_CACHE', str(ROOT / '.cache' / 'jaxaug'))
+
+
+@pytest.fixture(autouse=True, scope='module')
+def nothing_stays_behind():
+  """What a file compiled goes with it: gigabytes, in a process of many files.
+
+  Only then, for tests count compilations by what a cache holds.
+  """
+  yield
+  if 'jax' not in sys.modules:
+    return
+  for name, module in list(sys.modules.items()):
+    if name.startswith(_CACHING):
+      for value in vars(module).values():
+        getattr(value, 'cache_clear', lambda: None)()
+  sys.modules['jax'].clear_caches()
+  gc.collect()
+  # What is free goes back to the system; of glibc alone.
+  getattr(ctypes.CDLL(None), 'malloc_trim', lambda keep: None)(0)
 
 
 @pytest.fixture(scope='session')
