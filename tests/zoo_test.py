@@ -218,8 +218,8 @@ def test_classifier(name, spec, given):
                              1e-5)
 
 
-@pytest.mark.parametrize('size', [28, 32, 64, 128, 224])
-@pytest.mark.parametrize('channels, classes', [(1, 2), (3, 200)])
+@pytest.mark.parametrize('size, channels, classes', [
+    (28, 1, 2), (32, 3, 200), (64, 1, 2), (128, 3, 200), (224, 3, 2)])
 @_each('classifiers')
 def test_classifier_takes_any_size(name, size, channels, classes):
   """As it is by default; shapes only."""
