@@ -19,8 +19,7 @@ import rich.table
 from jaxaug.classifiers import cnn
 from jaxaug.core import memory, types
 from jaxaug.data import mixing, pixels
-from jaxaug.study.stages import classify
-from jaxaug.training import classifier, mesh
+from jaxaug.training import classifier, fit, mesh
 
 BATCH = 64
 PER_CLASS = 500  # Real images; the pool has as many.
@@ -28,7 +27,7 @@ STEPS = 25       # In a round; 100 rounds are 16 epochs of each side.
 PARTS = ('mixing.batch', 'mesh.shard', 'gather')
 
 
-def _plan(spec) -> tuple[classify.Bank, mixing.Plan]:
+def _plan(spec) -> tuple[fit.Bank, mixing.Plan]:
   """Returns a bank of real images and a pool, and half of each batch a side."""
   labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), PER_CLASS)
   composition = mixing.compose(
@@ -38,7 +37,7 @@ def _plan(spec) -> tuple[classify.Bank, mixing.Plan]:
       0, 256, (2 * len(labels), *spec[:3]), np.uint8)
   plan = mixing.plan(composition, pool_start=len(labels), batch_size=BATCH,
                      seed=(0, 1))
-  return classify.Bank(images, np.tile(labels, 2)), plan
+  return fit.Bank(images, np.tile(labels, 2)), plan
 
 
 def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
@@ -46,17 +45,21 @@ def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:
   devices = mesh.make(jax.devices()[:1])
   bank, plan = _plan(spec)
   bank = mesh.replicate(devices, bank)
-  model = classifier.make(spec, cnn.build(spec), steps=1000)
-  state, key = jax.jit(model.init)(jax.random.key(0)), jax.random.key(1)
-  step = jax.jit(model.step, donate_argnums=0)
+  model = classifier.make(spec, cnn.build(spec))
+  state = jax.jit(model.init)(jax.random.key(0), 1000)
+  key = jax.random.key(1)
+  def update(state, images, labels):
+    return model.step(state, classifier.plain(
+        pixels.to_float(images), labels, spec.num_classes), key)
+  step = jax.jit(update, donate_argnums=0)
   def fetch(bank, index):
     return bank.images[index], bank.labels[index]
-  gather, to_float = jax.jit(fetch), jax.jit(pixels.to_float)
+  gather = jax.jit(fetch)
 
   def training(fetched):
     nonlocal state
     for images, labels in fetched:
-      state, _ = step(state, to_float(images), labels, key)
+      state, _ = step(state, images, labels)
     return state
 
   taken = {name: [] for name in (*PARTS, 'step')}

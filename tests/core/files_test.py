@@ -134,7 +134,7 @@ def test_lock_writes_the_owner_and_can_be_taken_again(tmp_path):
   for _ in range(2):
     with files.lock(tmp_path / 'new' / 'w', 'a'):
       study = json.loads((tmp_path / 'new' / 'w' / 'study.json').read_text())
-      assert study == {'study': 'a'}
+      assert study == {'study': 'a', 'layout': 2}
 
 
 def test_lock_refuses_another_study(tmp_path):
@@ -146,6 +146,16 @@ def test_lock_refuses_another_study(tmp_path):
       pass
   _one_line(info, tmp_path, "'a'", "'b'")
   assert (tmp_path / 'study.json').read_bytes() == before
+
+
+def test_lock_refuses_a_study_of_another_layout(tmp_path):
+  (tmp_path / 'study.json').write_text('{"study": "a"}')
+  (tmp_path / 'pools').mkdir()
+  with pytest.raises(errors.InputError) as info:
+    with files.lock(tmp_path, 'a'):
+      pass
+  _one_line(info, tmp_path, 'another version of jaxaug')
+  assert (tmp_path / 'study.json').read_text() == '{"study": "a"}'
 
 
 def test_lock_refuses_and_leaves_alone_a_folder_of_other_files(tmp_path):
