@@ -12,8 +12,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # Where functools caches hold programs and arrays. Those of nn/cpu hold what XLA
 # calls, and stay.
-_CACHING = ('jaxaug.data.', 'jaxaug.evaluation.', 'jaxaug.study.', 'jaxaug.training.',
-            'tests.')
+_CACHING = ('jaxaug.data.', 'jaxaug.evaluation.', 'jaxaug.study.',
+            'jaxaug.training.', 'tests.')
 sys.path.insert(0, str(ROOT))
 # Compiled programs outlive a run of the tests; subprocesses inherit this.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
