@@ -50,14 +50,18 @@ def arguments(function) -> dict:
   """Returns the keyword-only arguments of `function` with their defaults.
 
   A block's signature is its schema: configs are checked against it. One that
-  ends in `**rule: other` takes the arguments of `other` as well.
+  ends in `**rule: other` takes the arguments of `other` as well, which may be
+  several functions in a tuple.
   """
-  parameters = inspect.signature(function).parameters.values()
-  own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-  for p in parameters:
-    if p.kind is p.VAR_KEYWORD:
-      own = arguments(p.annotation) | own
-  return own
+  own, others = {}, {}
+  for p in inspect.signature(function).parameters.values():
+    if p.kind is p.KEYWORD_ONLY:
+      own[p.name] = p.default
+    elif p.kind is p.VAR_KEYWORD:
+      rule = p.annotation
+      for other in rule if isinstance(rule, tuple) else (rule,):
+        others |= arguments(other)
+  return others | own
 
 
 @contextlib.contextmanager
