@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers
 
 _N02 = nn.initializers.normal(0.02)
@@ -122,8 +122,8 @@ def build(spec: types.ImageSpec, *, network: str = 'fashion_mnist',
           d_norm: str | None = None, dropout: float | None = None,
           dtype: str = 'float32', loss: str = 'non_saturating',
           class_loss: float = 1.0, b1: float = 0.5,
-          separate_passes: bool = True, **rule: adversarial.make,
-          ) -> types.GenerativeModel:
+          separate_passes: bool = True,
+          **rule: gan.make) -> types.GenerativeModel:
   """Returns the GAN with an auxiliary classifier; it trains as in the paper.
 
   Where D wins at once, class_on_fakes False, label_smoothing 0.9, a lower d_lr
@@ -147,7 +147,7 @@ def build(spec: types.ImageSpec, *, network: str = 'fashion_mnist',
     dropout: after each of D's layers.
     dtype: 'float32' or 'bfloat16', of the convolutions; weights are float32.
     loss, class_loss, b1, separate_passes: the paper's, see
-    **rule: adversarial.make.
+    **rule: gan.make.
 
   Raises:
     InputError: a value that cannot be, or a size that G cannot double to.
@@ -178,6 +178,6 @@ def build(spec: types.ImageSpec, *, network: str = 'fashion_mnist',
                         conditioning, g_norm, dtype)
   discriminator = Discriminator(spec.num_classes, tuple(own.d_widths),
                                 own.d_norm, own.dropout, dtype)
-  return adversarial.make(
+  return gan.make(
       spec, generator, discriminator, z_dim=z_dim, loss=loss,
       class_loss=class_loss, b1=b1, separate_passes=separate_passes, **rule)

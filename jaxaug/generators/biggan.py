@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers
 from jaxaug.nn.cpu.convolution import conv_general_dilated
 
@@ -201,7 +201,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 128, width: int = 64,
           d_steps: int = 4, ema_decay: float = 0.9999, ema_start: int = 1000,
           diff_augment: str = 'translation,cutout', mirror: bool = True,
           statistics: str = 'standing', dtype: str = 'float32',
-          **rule: adversarial.make) -> types.GenerativeModel:
+          **rule: gan.make) -> types.GenerativeModel:
   """Returns BigGAN; by default DiffAugment's, for batches of 50.
 
   Args:
@@ -215,14 +215,14 @@ def build(spec: types.ImageSpec, *, z_dim: int = 128, width: int = 64,
       needs embed_dim.
     attention: height of the map at which both networks see all of it at once,
       64 at 128 pixels in BigGAN's paper; 0 for none.
-    d_steps, ema_decay, ema_start: see adversarial.make.
-    diff_augment: see adversarial.make; trained on a few thousand images,
+    d_steps, ema_decay, ema_start: see gan.make.
+    diff_augment: see gan.make; trained on a few thousand images,
       'cutout' leaves its holes in samples, which 'translation' does not.
-    mirror: see adversarial.make; False where a mirror image is another class.
-    statistics: see adversarial.make; the scripts' 'batch' shifts images where
+    mirror: see gan.make; False where a mirror image is another class.
+    statistics: see gan.make; the scripts' 'batch' shifts images where
       a batch has one class, its mean over mixed ones, 'standing', never.
     dtype: 'float32' or 'bfloat16', of the computation; weights are float32.
-    **rule: see adversarial.make.
+    **rule: see gan.make.
 
   Raises:
     InputError: a value that cannot be.
@@ -250,7 +250,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 128, width: int = 64,
                         hierarchical, attention, dtype)
   discriminator = Discriminator(spec, tuple(n * width for n in d_widths),
                                 halvings, attention, dtype)
-  return adversarial.make(
+  return gan.make(
       spec, generator, discriminator, z_dim=z_dim, d_steps=d_steps,
       ema_decay=ema_decay, ema_start=ema_start, diff_augment=diff_augment,
       mirror=mirror, statistics=statistics, **rule)

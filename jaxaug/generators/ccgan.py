@@ -8,7 +8,7 @@ with dropout. See gan/pyramid.py for what standardised means.
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial, pyramid
+from jaxaug.generators.gan import gan, pyramid
 
 
 def build(spec: types.ImageSpec, *, z_dim: int = 100,
@@ -18,7 +18,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
           noise: str = 'uniform', optimizer: str = 'sgd', g_lr: float = 0.02,
           d_lr: float = 0.01,
           momentum_growth: float = pyramid.MOMENTUM_GROWTH,
-          **rule: adversarial.make) -> types.GenerativeModel:
+          **rule: gan.make) -> types.GenerativeModel:
   """Returns the class-conditional GAN; by default it trains as the code does.
 
   That is with 64 real and 64 generated images for D. The code's rate is 0.02
@@ -31,9 +31,9 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
     g_widths, d_widths: units of the hidden layers of G and of D.
     dropout: after each hidden layer of D.
     dtype: 'float32' or 'bfloat16', of the computation; weights are float32.
-    loss, noise, optimizer, g_lr, d_lr, momentum_growth: see adversarial.make;
+    loss, noise, optimizer, g_lr, d_lr, momentum_growth: see gan.make;
       the momentum grows from 0 to 0.7 in 616,000 steps.
-    **rule: see adversarial.make.
+    **rule: see gan.make.
 
   Raises:
     InputError: a value that cannot be.

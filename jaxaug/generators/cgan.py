@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers
 
 
@@ -67,6 +67,8 @@ class Discriminator(nn.Module):
     spec = self.spec
     def layer(module, x):
       if self.spectral_norm:
+        # Not layers.SpectralNorm: flax's also rescales the initial weights, and
+        # all results of this network were measured from such a start.
         return nn.SpectralNorm(module)(x, update_stats=train)
       return module(x)
 
@@ -96,12 +98,11 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
           d_widths: tuple[int, ...] = (128, 128), d_kernel: int = 3,
           g_norm: str = 'none', conditioning: str = 'concat',
           spectral_norm: bool = False, dropout: float = 0.4,
-          dtype: str = 'float32', **rule: adversarial.make,
-          ) -> types.GenerativeModel:
+          dtype: str = 'float32', **rule: gan.make) -> types.GenerativeModel:
   """Returns the class-conditional GAN; by default the tutorials' networks.
 
   They train with loss 'non_saturating' and b1 0.5; the defaults of
-  adversarial.make are the hinge loss and b1 0.
+  gan.make are the hinge loss and b1 0.
 
   Args:
     spec: height and width must halve `len(g_widths) - 1` times.
@@ -116,7 +117,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
     spectral_norm: on every layer of D.
     dropout: before D's last layer.
     dtype: 'float32' or 'bfloat16', of the computation; weights are float32.
-    **rule: see adversarial.make.
+    **rule: see gan.make.
   """
   for name, value, known in (
       ('g_norm', g_norm, ('none', 'batch')),
@@ -139,4 +140,4 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
   generator = Generator(spec, tuple(g_widths), embed_dim, g_norm, dtype)
   discriminator = Discriminator(spec, tuple(d_widths), embed_dim, d_kernel,
                                 conditioning, spectral_norm, dropout, dtype)
-  return adversarial.make(spec, generator, discriminator, z_dim=z_dim, **rule)
+  return gan.make(spec, generator, discriminator, z_dim=z_dim, **rule)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers
 
 _N02 = nn.initializers.normal(0.02)
@@ -103,8 +103,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, g_width: int = 64,
           d_width: int = 64, conditioning: str = 'concat',
           dtype: str = 'float32', loss: str = 'non_saturating',
           b1: float = 0.5, separate_passes: bool = True,
-          fresh_fakes: bool = False, **rule: adversarial.make,
-          ) -> types.GenerativeModel:
+          fresh_fakes: bool = False, **rule: gan.make) -> types.GenerativeModel:
   """Returns the GAN; it trains as PyTorch's example of the paper does.
 
   Args:
@@ -117,7 +116,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, g_width: int = 64,
       'projection'; 'none' for a model that knows no labels.
     dtype: 'float32' or 'bfloat16', of the convolutions; weights are float32.
     loss, b1, separate_passes, fresh_fakes: the paper's and its code's, see
-    **rule: adversarial.make.
+    **rule: gan.make.
 
   Raises:
     InputError: a value that cannot be, or a size that does not halve.
@@ -132,6 +131,6 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, g_width: int = 64,
                         conditioning != 'none', dtype)
   discriminator = Discriminator(spec, tuple(d_width << i for i in steps),
                                 conditioning, dtype)
-  return adversarial.make(
+  return gan.make(
       spec, generator, discriminator, z_dim=z_dim, loss=loss, b1=b1,
       separate_passes=separate_passes, fresh_fakes=fresh_fakes, **rule)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxaug.core import errors, types
-from jaxaug.generators.gan import adversarial, pyramid
+from jaxaug.generators.gan import gan, pyramid
 
 # The least side that leaves a pixel of two 5x5 kernels, the second of stride 2.
 _LEAST = 9
@@ -90,7 +90,7 @@ def build(spec: types.ImageSpec, *, halvings: int = 2, z_dim: int = 100,
           noise: str = 'uniform', optimizer: str = 'sgd', g_lr: float = 0.02,
           d_lr: float = 0.01,
           momentum_growth: float = pyramid.MOMENTUM_GROWTH,
-          **rule: adversarial.make) -> types.GenerativeModel:
+          **rule: gan.make) -> types.GenerativeModel:
   """Returns the pyramid; by default it trains as the authors' code does.
 
   The rates are as in generators/ccgan.py. Levels learn side by side from real
@@ -106,9 +106,9 @@ def build(spec: types.ImageSpec, *, halvings: int = 2, z_dim: int = 100,
       7x7 and before the last 5x5, D's are two of 5x5.
     dropout: before D's last layer, at the smallest level after all hidden ones.
     dtype: 'float32' or 'bfloat16', of the computation; weights are float32.
-    loss, noise, optimizer, g_lr, d_lr, momentum_growth: see adversarial.make;
+    loss, noise, optimizer, g_lr, d_lr, momentum_growth: see gan.make;
       the momentum grows from 0 to 0.7 in 616,000 steps.
-    **rule: see adversarial.make.
+    **rule: see gan.make.
 
   Raises:
     InputError: a value that cannot be.

@@ -7,7 +7,7 @@ import pytest
 import jaxaug
 from jaxaug.core import errors, registry, types
 from jaxaug.generators import cgan
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.training import classifier
 
 SPEC = types.ImageSpec(8, 8, 1, 3)
@@ -51,10 +51,21 @@ def test_arguments_are_keyword_only_and_follow_the_rule():
   assert registry.arguments(lambda x: x) == {}
 
 
+def test_arguments_follow_every_rule_of_a_tuple_in_its_order():
+  def first(*, lr: float = 1., steps: int = 2):
+    del lr, steps
+  def second(*, width: int = 3):
+    del width
+  def outer(*, depth: int = 4, lr: float = 5., **parts: (first, second)):
+    del depth, lr, parts
+  assert [*registry.arguments(outer).items()] == [
+      ('lr', 5.), ('steps', 2), ('width', 3), ('depth', 4)]
+
+
 def test_arguments_of_a_generator_are_its_own_and_the_rules():
   known = registry.arguments(cgan.build)
   assert known['g_widths'] == (128, 128, 128)
-  own = registry.arguments(adversarial.make)
+  own = registry.arguments(gan.make)
   # Of the rule's, the block gives z_dim a default of its own.
   assert {**own, 'z_dim': known['z_dim']}.items() <= known.items()
   assert 'spec' not in known and 'rule' not in known

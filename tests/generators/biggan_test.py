@@ -10,7 +10,7 @@ import pytest
 from jaxaug.core import errors, registry, types
 from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.generators import biggan
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers
 from tests import quick
 
@@ -45,7 +45,7 @@ def networks(monkeypatch):
   """build(spec, **arguments) -> the flax modules (G, D)."""
   def build(*args, **given):
     with monkeypatch.context() as m:
-      m.setattr(adversarial, 'make', lambda spec, g, d, **rule: (g, d))
+      m.setattr(gan, 'make', lambda spec, g, d, **rule: (g, d))
       return biggan.build(*args, **given)
   return build
 

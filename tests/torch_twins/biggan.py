@@ -201,7 +201,7 @@ class Discriminator(nn.ModuleDict):
 
 
 def training(g, d, hyper):
-  """Returns (step, averaged G): `adversarial.make`'s with the hinge loss.
+  """Returns (step, averaged G): `gan.make`'s with the hinge loss.
 
   step(images uint8 [d_steps, B, H, W, C], labels [d_steps, B], noises) ->
   {'d_loss', 'g_loss'}; noises [d_steps + 1, B, z_dim] or None. Without mirror

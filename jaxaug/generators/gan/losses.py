@@ -1,13 +1,16 @@
-"""Adversarial losses: functions of the discriminator's scores.
+"""Losses of the two players: functions of the discriminator's outputs.
 
 Sources: non-saturating, Goodfellow et al. 2014; hinge, Lim and Ye 2017; least
 squares, Mao et al. 2017, with targets 0 and 1; Wasserstein, Arjovsky et al.
-2017, algorithm 1; one-sided label smoothing, Salimans et al. 2016.
+2017, algorithm 1; one-sided label smoothing, Salimans et al. 2016; auxiliary
+classifier, Odena et al. 2017.
 """
+import math
 import typing
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxaug.core import errors
 
@@ -21,11 +24,13 @@ class Adversarial(typing.NamedTuple):
   parts(real_scores, fake_scores): the two sums of `discriminator`, on real
     and on fake images.
   threshold: the score between 'fake' and 'real'.
+  name: one of LOSSES.
   """
   discriminator: typing.Callable
   generator: typing.Callable
   parts: typing.Callable
   threshold: float = 0.0
+  name: str = ''
 
 
 def _adversarial(on_real, on_fake, of_generator, threshold=0.0) -> Adversarial:
@@ -82,25 +87,57 @@ LOSSES = {'hinge': hinge, 'non_saturating': non_saturating,
 _SMOOTHED = ('non_saturating', 'least_squares')
 
 
-def find(name: str, smoothing: float = 1.0) -> Adversarial:
-  """Returns the adversarial loss `name`.
+def make(*, loss: str = 'hinge', label_smoothing: float = 1.0) -> Adversarial:
+  """Returns the adversarial loss.
+
+  Args:
+    loss: 'hinge', 'non_saturating', 'least_squares' or 'wasserstein'.
+    label_smoothing: D's target for real images; 1.0 for none.
 
   Raises:
     InputError: an unknown name, smoothing outside (0.5, 1], or smoothing of a
       loss that has no target to smooth.
   """
-  errors.one_of('loss', name, LOSSES)
-  if not 0.5 < smoothing <= 1:
+  errors.one_of('loss', loss, LOSSES)
+  if not 0.5 < label_smoothing <= 1:
     raise errors.InputError(
-        f'label_smoothing: {smoothing} is the target of a real image; '
+        f'label_smoothing: {label_smoothing} is the target of a real image; '
         'expected more than 0.5 and at most 1.')
-  if name in _SMOOTHED:
-    return LOSSES[name](smoothing=smoothing)
-  if smoothing != 1:
+  if loss in _SMOOTHED:
+    return LOSSES[loss](smoothing=label_smoothing)._replace(name=loss)
+  if label_smoothing != 1:
     raise errors.InputError(
-        f'label_smoothing: loss {name!r} has no target to smooth; expected '
+        f'label_smoothing: loss {loss!r} has no target to smooth; expected '
         f'1.0, or loss {" or ".join(_SMOOTHED)}.')
-  return LOSSES[name]()
+  return LOSSES[loss]()._replace(name=loss)
+
+
+class ClassLoss(typing.NamedTuple):
+  """The auxiliary classifier's (AC-GAN)."""
+  weight: float
+  on_fakes: bool
+
+  def __call__(self, labels, *logits):
+    """Cross-entropy of class logits [B, K], mean over all, float32 []."""
+    if logits[0] is None:
+      raise errors.InputError(
+          f'class_loss: {self.weight}; expected 0, for this discriminator '
+          'has no class logits.')
+    return sum(optax.softmax_cross_entropy_with_integer_labels(
+        each, labels).mean() for each in logits) / len(logits)
+
+
+def classes(*, class_loss: float = 0.0,
+            class_on_fakes: bool = True) -> ClassLoss:
+  """Returns the loss of an auxiliary classifier.
+
+  Args:
+    class_loss: weight of the cross-entropy of D's class logits, in both
+      players' losses (AC-GAN, Odena et al. 2017).
+    class_on_fakes: whether D's own is of fakes as well as of real images.
+  """
+  errors.between('class_loss', class_loss, 0, math.inf)
+  return ClassLoss(class_loss, class_on_fakes)
 
 
 def accuracies(real: jax.Array, fake: jax.Array,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxaug.core import errors, types
 from jaxaug.data import pixels
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from jaxaug.nn import layers, resize
 
 # Growth of the momentum a step: 0.0008 in the 704 steps that the code counts as
@@ -35,7 +35,7 @@ class PyramidState(typing.NamedTuple):
 
 
 class Level(typing.NamedTuple):
-  """The two players of one resolution, flax modules as adversarial.make wants.
+  """The two players of one resolution, flax modules as gan.make wants.
 
   Above the smallest, the generator is called (z, labels, coarse, train).
   """
@@ -234,7 +234,7 @@ def _sampling(models, names):
 
 
 def make(spec: types.ImageSpec, levels: tuple[Level, ...], *,
-         mirror: bool = False, **rule: adversarial.make,
+         mirror: bool = False, **rule: gan.make,
          ) -> types.GenerativeModel:
   """Returns the generative model of a pyramid, all levels trained by one step.
 
@@ -246,13 +246,13 @@ def make(spec: types.ImageSpec, levels: tuple[Level, ...], *,
     spec: what the images are.
     levels: the smallest first; each doubles the one before.
     mirror: flips half of the real images, before they are standardised.
-    **rule: see adversarial.make; the same for every level.
+    **rule: see gan.make; the same for every level.
 
   Raises:
     InputError: a value that cannot be.
   """
   errors.one_of('mirror', mirror, (False, True))
-  models = [adversarial.make(
+  models = [gan.make(
       level.spec, level.generator, level.discriminator, coarsen if i else None,
       z_dim=level.z_dim, **rule) for i, level in enumerate(levels)]
   specs = [level.spec for level in levels]

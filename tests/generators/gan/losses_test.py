@@ -17,7 +17,7 @@ def _softplus(x):
 
 
 def test_hinge_is_its_formula():
-  loss = losses.find('hinge')
+  loss = losses.make(loss='hinge')
   real, fake = REAL.astype(np.float64), FAKE.astype(np.float64)
   want = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()
   np.testing.assert_allclose(loss.discriminator(REAL, FAKE), want, rtol=1e-6)
@@ -30,7 +30,7 @@ def test_hinge_is_its_formula():
 
 @pytest.mark.parametrize('smoothing', [1.0, 0.9, 0.7])
 def test_non_saturating_is_its_formula(smoothing):
-  loss = losses.find('non_saturating', smoothing)
+  loss = losses.make(loss='non_saturating', label_smoothing=smoothing)
   on_real = (smoothing * _softplus(-REAL) + (1 - smoothing) * _softplus(REAL))
   np.testing.assert_allclose(loss.discriminator(REAL, FAKE),
                              on_real.mean() + _softplus(FAKE).mean(), rtol=1e-6)
@@ -50,7 +50,7 @@ def test_non_saturating_is_torch_bce(smoothing):
   want = (bce(real, torch.full_like(real, smoothing))
           + bce(fake, torch.zeros_like(fake)))
   want.backward()
-  loss = losses.find('non_saturating', smoothing)
+  loss = losses.make(loss='non_saturating', label_smoothing=smoothing)
   got, grads = jax.value_and_grad(loss.discriminator, (0, 1))(
       jnp.asarray(REAL), jnp.asarray(FAKE))
   np.testing.assert_allclose(got, want.item(), rtol=1e-6)
@@ -63,7 +63,7 @@ def test_non_saturating_is_torch_bce(smoothing):
 
 
 def test_the_best_smoothed_score_is_the_logit_of_the_target():
-  loss = losses.find('non_saturating', 0.9)
+  loss = losses.make(loss='non_saturating', label_smoothing=0.9)
   best = jnp.log(jnp.float32([0.9 / 0.1]))
   grad = jax.grad(lambda x: loss.discriminator(x, jnp.zeros(1)))(best)
   np.testing.assert_allclose(grad, 0, atol=1e-6)
@@ -78,7 +78,7 @@ def test_least_squares_is_torch_mse(smoothing):
   want = (mse(real, torch.full_like(real, smoothing))
           + mse(fake, torch.zeros_like(fake))) / 2
   want.backward()
-  loss = losses.find('least_squares', smoothing)
+  loss = losses.make(loss='least_squares', label_smoothing=smoothing)
   got, grads = jax.value_and_grad(loss.discriminator, (0, 1))(
       jnp.asarray(REAL), jnp.asarray(FAKE))
   np.testing.assert_allclose(got, want.item(), rtol=1e-6)
@@ -91,7 +91,7 @@ def test_least_squares_is_torch_mse(smoothing):
 
 
 def test_wasserstein_is_a_difference_of_means():
-  loss = losses.find('wasserstein')
+  loss = losses.make(loss='wasserstein')
   real, fake = REAL.astype(np.float64), FAKE.astype(np.float64)
   np.testing.assert_allclose(loss.discriminator(REAL, FAKE),
                              fake.mean() - real.mean(), rtol=1e-6)
@@ -103,7 +103,7 @@ def test_wasserstein_is_a_difference_of_means():
 
 @pytest.mark.parametrize('name', losses.LOSSES)
 def test_parts_and_weights(name):
-  loss = losses.find(name)
+  loss = losses.make(loss=name)
   on_real, on_fake = loss.parts(REAL, FAKE)
   assert float(on_real + on_fake) == float(loss.discriminator(REAL, FAKE))
   np.testing.assert_array_equal(on_real, loss.parts(REAL, -FAKE)[0])
@@ -120,7 +120,7 @@ def test_parts_and_weights(name):
     ('hinge', 1.0), ('non_saturating', 1.0), ('least_squares', 1.0),
     ('least_squares', 0.8)])
 def test_the_threshold_is_the_score_of_what_may_be_either(name, smoothing):
-  loss = losses.find(name, smoothing)
+  loss = losses.make(loss=name, label_smoothing=smoothing)
   grad = jax.grad(lambda x: loss.discriminator(x, x))
   at = jnp.float32([loss.threshold])
   np.testing.assert_allclose(grad(at), 0, atol=1e-7)
@@ -129,7 +129,7 @@ def test_the_threshold_is_the_score_of_what_may_be_either(name, smoothing):
 
 @pytest.mark.parametrize('name', losses.LOSSES)
 def test_huge_scores_stay_finite(name):
-  loss = losses.find(name)
+  loss = losses.make(loss=name)
   huge = jnp.float32([-1e4, 1e4])
   values = (loss.discriminator(huge, huge), loss.generator(huge),
             *jax.grad(loss.discriminator, (0, 1))(huge, huge),
@@ -143,7 +143,7 @@ def test_accuracies_count_each_side_and_a_tie_is_no_answer():
   np.testing.assert_allclose(got['d_accuracy_real'], 2 / 4)
   np.testing.assert_allclose(got['d_accuracy_fake'], 1 / 3)
   half = losses.accuracies(jnp.float32([1, 0.4, 0.5]), jnp.float32([0.4, 0.6]),
-                           losses.find('least_squares').threshold)
+                           losses.make(loss='least_squares').threshold)
   np.testing.assert_allclose(half['d_accuracy_real'], 1 / 3)
   np.testing.assert_allclose(half['d_accuracy_fake'], 1 / 2)
 
@@ -161,5 +161,5 @@ def test_accuracies_count_each_side_and_a_tie_is_no_answer():
 ])
 def test_refusals(name, smoothing, line):
   with pytest.raises(errors.InputError, match=line) as e:
-    losses.find(name, smoothing)
+    losses.make(loss=name, label_smoothing=smoothing)
   assert '\n' not in str(e.value)

@@ -256,7 +256,7 @@ def test_consistency_is_mse_and_pulls_both():
 @pytest.mark.parametrize('name', losses.LOSSES)
 def test_top_k_is_the_loss_of_the_k_highest_alone(name):
   scores = RNG.normal(size=40).astype(np.float32)
-  loss = losses.find(name)
+  loss = losses.make(loss=name)
   top = jax.jit(jax.value_and_grad(lambda scores, k: loss.generator(
       scores, penalties.top_k(scores, k))))
   for k in (1, 17, 40):

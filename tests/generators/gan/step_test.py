@@ -1,8 +1,4 @@
-"""The two-player rule against PyTorch, by what its players see, and learning.
-
-The stub players below write what they are given into their statistics, so
-that a test can read which noise, images and labels each update saw.
-"""
+"""The two-player rule against PyTorch and float64 numpy, and learning."""
 import functools
 import itertools
 
@@ -14,13 +10,14 @@ import pytest
 
 from jaxaug.core import errors, types
 from jaxaug.generators import cgan
-from jaxaug.generators.gan import adversarial
+from jaxaug.generators.gan import gan
 from tests import quick
+from tests.generators.gan import stubs
 
 SPEC = types.ImageSpec(12, 8, 3, 4)
 SMALL = dict(z_dim=5, embed_dim=3, g_widths=(6, 5, 4), d_widths=(5, 7),
              dropout=0.0)
-KEY = jax.random.key(0)
+KEY = stubs.KEY
 
 
 def _batch(spec, size=6, d_steps=1, seed=0):
@@ -45,11 +42,6 @@ def _with_noise(monkeypatch, model):
   return quick.jit(run)
 
 
-def _flat(tree):
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-          for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
 class _Torch:
   """The cGAN and its training step, written once more, in float64."""
 
@@ -60,7 +52,7 @@ class _Torch:
     self.smoothing = smoothing
     def own(tree, grad):
       return {n: torch.tensor(np.asarray(x, np.float64), requires_grad=grad)
-              for n, x in _flat(tree).items()}
+              for n, x in stubs.flat(tree).items()}
     self.g, self.d = own(state.g.params, True), own(state.d.params, True)
     self.g_stats = own(state.g.stats, False)
     self.u = {n.split('/', 1)[1][:-2]: x
@@ -173,8 +165,8 @@ def _compare(net, before, want, grads, b1):
   Adam's first step is the sign of the gradient, which is noise where the
   gradient is exactly zero in theory: biases in front of batch norm.
   """
-  mu, mu_before = _flat(net.opt[0].mu), _flat(before.opt[0].mu)
-  for name, got in _flat(net.params).items():
+  mu, mu_before = stubs.flat(net.opt[0].mu), stubs.flat(before.opt[0].mu)
+  for name, got in stubs.flat(net.params).items():
     grad = np.asarray(grads[name])
     np.testing.assert_allclose(
         (mu[name] - b1 * mu_before[name]) / (1 - b1), grad,
@@ -222,11 +214,11 @@ def test_steps_are_those_of_torch(monkeypatch, case, spec, batch, steps,
     np.testing.assert_allclose(got, want, atol=1e-4)
     _compare(new.g, state.g, reference.g, g_grads, arguments['b1'])
     _compare(new.d, state.d, reference.d, d_grads, arguments['b1'])
-    for name, stat in _flat(new.d.stats).items():
+    for name, stat in stubs.flat(new.d.stats).items():
       if name.endswith('/u'):
         np.testing.assert_allclose(
             stat, reference.u[name.split('/', 1)[1][:-2]], atol=1e-4)
-    for name, stat in _flat(new.g.stats).items():
+    for name, stat in stubs.flat(new.g.stats).items():
       # Later means move with the biases that have no gradient.
       np.testing.assert_allclose(stat, reference.g_stats[name],
                                  atol=1e-3 if i else 1e-6)
@@ -237,103 +229,6 @@ def test_the_papers_networks_have_their_numbers_of_parameters():
   model = cgan.build(types.ImageSpec(28, 28, 1, 10))
   state = jax.eval_shape(model.init, KEY)
   assert model.parameters(state) == {'g': 1_169_336, 'd': 196_773}
-
-
-class _G(nn.Module):
-  """Images are the noise; the noise and labels of two passes are kept."""
-  spec: types.ImageSpec
-
-  @nn.compact
-  def __call__(self, z, labels, train: bool):
-    gain = self.param('gain', nn.initializers.ones, ())
-    last = self.variable('batch_stats', 'last', jnp.zeros, z.shape)
-    before = self.variable('batch_stats', 'before', jnp.zeros, z.shape)
-    passes = self.variable('batch_stats', 'passes', jnp.zeros, ())
-    if train and last.value.shape == z.shape:
-      before.value, last.value = last.value, z
-      passes.value += 1
-    s = self.spec
-    return gain * jnp.tanh(z).reshape(-1, s.height, s.width, s.channels)
-
-
-class _D(nn.Module):
-  """A linear score; what two passes were given is kept."""
-
-  @nn.compact
-  def __call__(self, x, labels, train: bool):
-    kept = {f'{name}_{age}': self.variable('batch_stats', f'{name}_{age}',
-                                           jnp.zeros, value.shape)
-            for name, value in (('x', x), ('labels', labels))
-            for age in ('last', 'before')}
-    passes = self.variable('batch_stats', 'passes', jnp.zeros, ())
-    if train:
-      for name, value in ('x', x), ('labels', labels):
-        kept[f'{name}_before'].value = kept[f'{name}_last'].value
-        kept[f'{name}_last'].value = value.astype(jnp.float32)
-      passes.value += 1
-    return nn.Dense(1)(x.reshape(len(x), -1))[:, 0]
-
-
-TINY = types.ImageSpec(4, 2, 1, 5)
-
-
-def _stub(batch=6, **rule):
-  """A model of the stub players and a state that fits batches of `batch`."""
-  model = adversarial.make(TINY, _G(TINY), _D(), z_dim=8, **rule)
-  state = model.init(KEY)
-  def grow(stats, rows):
-    return {k: jnp.zeros((rows, *v.shape[1:])) if v.ndim else v
-            for k, v in stats.items()}
-  return model, state._replace(
-      g=state.g._replace(stats=grow(state.g.stats, batch)),
-      d=state.d._replace(stats=grow(state.d.stats, 2 * batch)),
-      ema={**state.ema, 'batch_stats': grow(state.g.stats, batch)})
-
-
-def _image(z):
-  return np.tanh(np.asarray(z)).reshape(-1, 4, 2, 1)
-
-
-def _real(batch, k):
-  return batch['image'][k].astype(np.float32) / 127.5 - 1
-
-
-@pytest.mark.parametrize('fresh', [True, False])
-def test_each_update_of_d_sees_its_own_batch_noise_and_labels(fresh):
-  model, state = _stub(d_steps=2, fresh_fakes=fresh)
-  assert model.d_steps == 2
-  batch = _batch(TINY, d_steps=2)
-  state, _ = model.step(state, batch, KEY)
-  g, d = state.g.stats, state.d.stats
-  assert (float(d['passes']), float(g['passes'])) == (2, 3 if fresh else 2)
-  seen = {age: np.split(np.asarray(d[f'x_{age}']), 2)
-          for age in ('before', 'last')}
-  for k, age in enumerate(('before', 'last')):
-    np.testing.assert_allclose(seen[age][0], _real(batch, k), atol=1e-6)
-    np.testing.assert_array_equal(d[f'labels_{age}'],
-                                  np.tile(batch['label'][k], 2))
-  assert not np.allclose(seen['before'][1], seen['last'][1])  # Fresh noise.
-  if fresh:
-    # G's own pass came last, on noise that D has not seen.
-    np.testing.assert_allclose(_image(g['before']), seen['last'][1], atol=1e-6)
-    assert not np.allclose(_image(g['last']), seen['last'][1])
-  else:
-    np.testing.assert_allclose(_image(g['before']), seen['before'][1],
-                               atol=1e-6)
-    np.testing.assert_allclose(_image(g['last']), seen['last'][1], atol=1e-6)
-
-
-def test_noise_differs_from_step_to_step_and_run_to_run():
-  model, state = _stub()
-  batch = _batch(TINY)
-  seen = []
-  for key in (KEY, jax.random.key(1)):
-    for step in range(2):
-      new, _ = model.step(state._replace(step=jnp.int32(step)), batch, key)
-      seen += [np.asarray(new.g.stats[age]) for age in ('before', 'last')]
-  draws = np.concatenate(seen).ravel()
-  assert len(np.unique(draws)) == len(draws)
-  assert abs(draws.mean()) < 0.2 and abs(draws.std() - 1) < 0.15
 
 
 @pytest.mark.parametrize('fresh', [True, False])
@@ -357,71 +252,6 @@ def test_two_updates_of_d_are_two_single_ones(monkeypatch, fresh):
     np.testing.assert_allclose(a, b, atol=2e-6)
   for name in logs:  # D's logs are those of its last update.
     np.testing.assert_allclose(logs[name], single[name], atol=1e-5)
-
-
-def test_mirror_flips_half_of_the_real_images_and_no_fake():
-  model, state = _stub(batch=400, mirror=True)
-  batch = _batch(TINY, 400)
-  new, _ = model.step(state, batch, KEY)
-  real, fake = np.split(np.asarray(new.d.stats['x_last']), 2)
-  want = _real(batch, 0)
-  same = np.isclose(real, want, atol=1e-6).all((1, 2, 3))
-  flipped = np.isclose(real, want[:, :, ::-1], atol=1e-6).all((1, 2, 3))
-  assert (same ^ flipped).all()
-  assert 150 < flipped.sum() < 250
-  np.testing.assert_allclose(fake, _image(new.g.stats['before']), atol=1e-6)
-
-
-def test_diff_augment_treats_both_sides():
-  model, state = _stub(diff_augment='brightness')
-  batch = _batch(TINY)
-  new, _ = model.step(state, batch, KEY)
-  real, fake = np.split(np.asarray(new.d.stats['x_last']), 2)
-  for seen, plain in ((real, _real(batch, 0)),
-                      (fake, _image(new.g.stats['before']))):
-    shift = seen - plain  # One number an image.
-    np.testing.assert_allclose(shift, shift[:, :1, :1] + 0 * shift, atol=1e-5)
-    assert len(np.unique(shift[:, 0, 0].round(4))) == len(shift)
-
-
-def test_diff_augment_of_the_fakes_reaches_g():
-  # D stands still; what is cut out of a fake pulls no more.
-  batch, grads = _batch(TINY), []
-  for policy in 'cutout', '':
-    model, state = _stub(diff_augment=policy, d_lr=1e-30)
-    new, _ = model.step(state, batch, KEY)
-    grads.append(float(new.g.opt[0].mu['gain']))
-  assert grads[0] != grads[1] and np.all(grads)
-
-
-def test_average_is_its_formula_with_the_warm_up():
-  # 1/10 and 2/11 by the warm-up, then 0.2 by the ceiling.
-  model, state = _stub(ema_decay=0.2, g_lr=0.1)
-  def now(state):
-    return _flat({'params': state.g.params, 'batch_stats': state.g.stats})
-  want, seen = now(state), set()
-  for t in range(4):
-    state, _ = model.step(state, _batch(TINY, seed=t), KEY)
-    decay = (1 / 10, 2 / 11, 0.2, 0.2)[t]
-    want = {k: decay * np.asarray(v, np.float64) + (1 - decay) * now(state)[k]
-            for k, v in want.items()}
-    got = _flat(model.variables(state))
-    assert got.keys() == want.keys()
-    for k in want:
-      np.testing.assert_allclose(got[k], want[k], rtol=1e-5, atol=1e-6)
-    seen.add(float(got['params/gain']))
-  assert int(state.step) == 4 and len(seen) == 4
-
-
-def test_sampling_uses_the_average_and_leaves_it_alone():
-  model, state = _stub()
-  labels = jnp.arange(6) % 5
-  far = {**state.ema, 'params': {'gain': jnp.float32(0.5)}}
-  near, half = (model.sample(v, KEY, labels) for v in (state.ema, far))
-  assert np.abs(near).max() > 0.5
-  np.testing.assert_allclose(half, 0.5 * near, rtol=1e-6)
-  np.testing.assert_array_equal(
-      near, model.sample(model.variables(state), KEY, labels))
 
 
 def test_step_is_pure_and_safe_to_donate():
@@ -450,23 +280,6 @@ def test_step_is_pure_and_safe_to_donate():
                  for x in jax.tree.leaves(first))
 
 
-def test_sample_by_running_statistics_or_by_those_of_the_batch():
-  labels = jnp.arange(6) % 4
-  for statistics, alone in ('running', True), ('batch', False):
-    model = cgan.build(SPEC, **SMALL, g_norm='batch', statistics=statistics)
-    variables = model.variables(quick.jit(model.init)(KEY))
-    images = model.sample(variables, KEY, labels)
-    assert images.shape == (6, 12, 8, 3) and images.dtype == jnp.float32
-    assert (np.abs(images) <= 1).all()
-    np.testing.assert_array_equal(
-        images, model.sample(variables, KEY, labels))
-    # Another class of the last image; the first ones feel it through the batch.
-    other = model.sample(variables, KEY, labels.at[-1].set(3))
-    same = np.allclose(images[:-1], other[:-1], atol=1e-7)
-    assert same == alone
-    assert not np.allclose(images[-1], other[-1], atol=1e-3)
-
-
 def test_a_generator_learns_a_pattern_a_class():
   spec = types.ImageSpec(8, 8, 1, 2)
   patterns = np.zeros((2, 8, 8, 1), np.uint8)
@@ -492,15 +305,194 @@ def test_a_generator_learns_a_pattern_a_class():
   assert accuracies[:20].mean() > 0.5
 
 
-@pytest.mark.parametrize('given, line', [
-    ({'loss': 'hinges'}, "^loss: 'hinges'; .*mean 'hinge'"),
-    ({'d_steps': 0}, '^d_steps: 0; expected a whole number of at least 1'),
-    ({'statistics': 'moving'}, "^statistics: 'moving'; expected one of run"),
-    ({'label_smoothing': 0.9}, "^label_smoothing: loss 'hinge'"),
-    ({'diff_augment': 'colour'}, "^diff_augment: 'colour'; .*mean 'color'"),
-    ({'diff_augment_fill': 2.0}, '^diff_augment_fill: 2.0'),
-])
-def test_refusals(given, line):
-  with pytest.raises(errors.InputError, match=line) as e:
-    adversarial.make(TINY, _G(TINY), _D(), z_dim=8, **given)
-  assert '\n' not in str(e.value)
+@pytest.mark.parametrize('loss, classes', [
+    *((loss, 0.0) for loss in stubs.COSTS), ('hinge', 0.8)])
+def test_the_loss_of_g_and_its_gradient(loss, classes):
+  model, before = stubs.model(bool(classes), loss=loss, class_loss=classes)
+  batch = stubs.batch()
+  after, logs = quick.jit(model.step)(before, batch, KEY)
+  seen, w = stubs.seen(before, after, batch), stubs.wide(after.d.params)
+  def objective(params):
+    fake = params['gain'] * seen.z
+    return stubs.COSTS[loss][2](stubs.scores(w, fake, seen.labels)).mean() + (
+        classes and classes * stubs.cross_entropy(w, fake, seen.labels))
+  gain = stubs.wide(before.g.params)
+  np.testing.assert_allclose(logs['g_loss'], objective(gain), rtol=1e-5)
+  stubs.assert_gradient(before.g.params, after.g.params,
+                        stubs.differences(objective, gain))
+
+
+@pytest.mark.parametrize('loss, threshold', [
+    ('hinge', 0), ('least_squares', 0.5)])
+def test_accuracies_are_about_the_threshold(loss, threshold):
+  model, before = stubs.model(loss=loss)
+  before.d.params['bias'] = jnp.float32(0.3)
+  batch = stubs.batch()
+  after, logs = quick.jit(model.step)(before, batch, KEY)
+  seen = stubs.seen(before, after, batch)
+  real, fake = (stubs.scores(seen.w, x, seen.labels) for x in seen.shown)
+  assert ((real > 0) != (real > 0.5)).any()
+  np.testing.assert_allclose(
+      [logs['d_accuracy_real'], logs['d_accuracy_fake']],
+      [(real > threshold).mean(), (fake < threshold).mean()], rtol=1e-6)
+
+
+@pytest.mark.parametrize('on_fakes', [True, False])
+def test_source_and_class_losses_are_logged_apart(on_fakes):
+  torch = pytest.importorskip('torch')
+  model, before = stubs.model(True, class_loss=0.5, class_on_fakes=on_fakes,
+                              loss='non_saturating')
+  batch = stubs.batch()
+  after, logs = quick.jit(model.step)(before, batch, KEY)
+  seen = stubs.seen(before, after, batch)
+  F, labels = torch.nn.functional, torch.tensor(seen.labels).long()
+  def entropies(w, x, target):
+    hidden = stubs.hidden(w, x, seen.labels)
+    scores = torch.tensor(hidden @ w['out'] + w['bias'])
+    return (F.binary_cross_entropy_with_logits(
+        scores, torch.full_like(scores, target)).item(),
+            F.cross_entropy(torch.tensor(hidden @ w['class']), labels).item())
+  real, fake = (entropies(seen.w, x, target)
+                for x, target in zip(seen.shown, (1., 0.), strict=True))
+  by_d = (real[1] + fake[1]) / 2 if on_fakes else real[1]
+  by_g = entropies(stubs.wide(after.d.params), seen.z, 1.)
+  want = {'d_source_loss': real[0] + fake[0], 'd_class_loss': by_d,
+          'd_loss': real[0] + fake[0] + 0.5 * by_d, 'g_source_loss': by_g[0],
+          'g_class_loss': by_g[1], 'g_loss': by_g[0] + 0.5 * by_g[1]}
+  for name, value in want.items():
+    np.testing.assert_allclose(logs[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_a_head_of_classes_changes_nothing_without_its_loss():
+  batch, out = stubs.batch(), []
+  for classes in False, True:
+    model, state = stubs.model(classes)
+    after, logs = quick.jit(model.step)(state, batch, KEY)
+    out.append((after.d.params, after.g.params, logs))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *out)
+
+
+EVERYTHING = dict(
+    ada='xflip', ada_every=1, ada_images=100, ada_target=-0.9,
+    diff_augment='contrast', lecam=0.3, lecam_start=2, r1=0.1, r1_every=2,
+    gradient_penalty=0.1, consistency=1.0, consistency_on_fakes=1.0,
+    optimizer='sgd', momentum=0.1, momentum_growth=0.1, g_lr=0.05, d_lr=0.05,
+    class_loss=0.5, top_k=0.5, top_k_gamma=0.8, top_k_every=1, ema_start=3,
+    d_steps=2, balance='behind')
+
+
+def test_two_halves_are_one_run_bit_for_bit():
+  model, state = stubs.model(True, **EVERYTHING)
+  *_, (_, _, whole, _, _) = stubs.run(model, state, 6)
+  *_, (_, _, half, _, _) = stubs.run(model, state, 3)
+  assert {*half.control} == {'ada', 'lecam'}
+  # Through host memory, into a model that knows nothing of the first.
+  stored = jax.tree.map(np.array, half)
+  model, _ = stubs.model(True, **EVERYTHING)
+  step, state = quick.jit(model.step), jax.tree.map(jnp.asarray, stored)
+  for i in range(3, 6):
+    state, _ = step(state, stubs.batch(i, 2), KEY)
+  jax.tree.map(np.testing.assert_array_equal, state, whole)
+  assert float(half.control['ada'].p) != float(whole.control['ada'].p) > 0
+  again, other = (step(state, stubs.batch(3, 2), KEY)[0] for state in (
+      stored._replace(control=whole.control), stored))
+  assert not np.array_equal(again.d.stats['x_last'], other.d.stats['x_last'])
+
+
+def test_a_new_state_may_be_donated():
+  model, state = stubs.model(True, **EVERYTHING)
+  batch = stubs.batch(0, 2)
+  want, _ = quick.jit(model.step)(state, batch, KEY)
+  got, _ = quick.jit(model.step, donate_argnums=0)(state, batch, KEY)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_mirror_flips_half_of_the_real_images_and_no_fake():
+  model, state = stubs.model(size=400, mirror=True)
+  batch = stubs.batch(size=400)
+  new, _ = model.step(state, batch, KEY)
+  real, fake = np.split(np.asarray(new.d.stats['x_last']), 2)
+  want = stubs.real(batch)
+  same = np.isclose(real, want, atol=1e-6).all((1, 2, 3))
+  flipped = np.isclose(real, want[:, :, ::-1], atol=1e-6).all((1, 2, 3))
+  assert (same ^ flipped).all()
+  assert 150 < flipped.sum() < 250
+  np.testing.assert_allclose(fake, stubs.image(new.g.stats['z_before']),
+                             atol=1e-6)
+
+
+def test_images_may_come_as_floats():
+  model, state = stubs.model(mirror=True)
+  batch, step = stubs.batch(), quick.jit(model.step)
+  floats = batch | {'image': stubs.real(batch)[None]}
+  ends = [step(state, given, KEY)[0] for given in (batch, floats)]
+  for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+class _Given(nn.Module):
+  """What is given, and noise times a gain that starts at 0."""
+
+  @nn.compact
+  def __call__(self, z, labels, given, train: bool):
+    gain = self.param('gain', nn.initializers.zeros, (8,))
+    return given['half'] + (gain * z).reshape(-1, 4, 2, 1)
+
+
+@pytest.mark.parametrize('fresh', [True, False])
+def test_g_starts_from_what_the_condition_makes_of_real_images(fresh):
+  model = gan.make(
+      stubs.SPEC, _Given(), stubs.D(), lambda images: {'half': images / 2},
+      z_dim=8, mirror=True, fresh_fakes=fresh, g_lr=1e-30, d_steps=2)
+  state = model.init(KEY)
+  state = state._replace(d=state.d._replace(
+      stats=stubs.grow(state.d.stats, 2 * stubs.SIZE)))
+  batch, step = stubs.batch(d_steps=2), quick.jit(model.step)
+  after, _ = step(state, batch, KEY)
+  # D saw the last batch, half of it mirrored, and G's images of just these.
+  real, fake = np.split(np.asarray(after.d.stats['x_last']), 2)
+  np.testing.assert_allclose(fake, real / 2, atol=1e-6)
+  plain = stubs.real(batch, -1)
+  same = np.isclose(real, plain, atol=1e-6).all((1, 2, 3))
+  turned = np.isclose(real, plain[:, :, ::-1], atol=1e-6).all((1, 2, 3))
+  assert (same | turned).all() and 0 < same.sum() < stubs.SIZE
+  given = {'half': jnp.float32(plain)}
+  labels = jnp.zeros(stubs.SIZE, jnp.int32)
+  z = jnp.ones((stubs.SIZE, 8))
+  for images in (model.sample(state.ema, KEY, labels, given),
+                 model.decode(state.ema, z, labels, given)):
+    np.testing.assert_allclose(images, plain, atol=1e-6)
+  with pytest.raises(errors.InputError, match="^statistics: 'standing' draws"):
+    gan.make(stubs.SPEC, _Given(), stubs.D(), lambda images: images, z_dim=8,
+             statistics='standing')
+
+
+class _Judge(nn.Module):
+  """Batch norm of the first pixel: a score without weights."""
+
+  @nn.compact
+  def __call__(self, x, labels, train: bool):
+    self.param('unused', nn.initializers.zeros, (1,))
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=0,
+                        use_bias=False, use_scale=False, name='norm')(
+                            x[:, 0, 0])[:, 0]
+
+
+@pytest.mark.parametrize('separate', [True, False])
+def test_batch_norm_of_d_sees_both_sides_together_or_each(separate):
+  model = gan.make(
+      stubs.SPEC, _Given(), _Judge(), lambda images: {'half': images / 2},
+      z_dim=8, loss='least_squares', separate_passes=separate)
+  batch = stubs.batch()
+  real = np.float64(batch['image'][0, :, 0, 0, 0]) / 127.5 - 1
+  fake = real / 2
+  parts = [real, fake] if separate else [np.concatenate([real, fake])]
+  scores = np.concatenate([(x - x.mean()) / x.std() for x in parts])
+  want = (((scores[:stubs.SIZE] - 1) ** 2) / 2).mean() + (
+      scores[stubs.SIZE:] ** 2 / 2).mean()
+  mean = 0
+  for x in parts:
+    mean = 0.9 * mean + 0.1 * x.mean()
+  after, logs = quick.jit(model.step)(model.init(KEY), batch, KEY)
+  np.testing.assert_allclose(logs['d_loss'], want, rtol=1e-5)
+  np.testing.assert_allclose(after.d.stats['norm']['mean'], [mean], rtol=1e-5)
