@@ -83,22 +83,14 @@ def _said(function) -> dict[str, str]:
 
 
 def _rows(function, leave=(), deep=False):
-  """Rows of a function's keyword arguments; `deep`: of its rule's as well."""
+  """Rows of a function's keyword arguments; `deep`: of its rules' as well."""
   said = _said(function)
   for p in inspect.signature(function).parameters.values():
     if p.kind is p.KEYWORD_ONLY and p.name not in leave:
       yield (p.name, _kind(p.annotation, p.default), p.default,
              said.get(p.name, ''))
-  if deep and _rule(function):
-    yield from _rows(_rule(function), leave, deep)
-
-
-def _rule(function):
-  """Returns what a function hands its other arguments on to, or None."""
-  for p in inspect.signature(function).parameters.values():
-    if p.kind is p.VAR_KEYWORD and callable(p.annotation):
-      return p.annotation
-  return None
+  for rule in registry.rules(function) if deep else ():
+    yield from _rows(rule, leave, deep)
 
 
 def _called(function) -> str:
@@ -186,18 +178,13 @@ def _kinds() -> str:
       rows = [*_rows(function, ('fit',))]
       if rows:
         out += [_table(rows)]
-      rule = _rule(function)
-      if rule:
+      for rule in registry.rules(function):
         out += [f'And the keys of [{_called(rule)}](#{_anchor(rule)}).\n']
-      while rule and rule not in rules:
-        rules.append(rule)
-        rule = _rule(rule)
+        if rule not in rules:
+          rules.append(rule)
   for rule in rules:
     out += [f'\n## {_called(rule)}\n', inspect.getdoc(rule).split('\n')[0] +
-            '\n', _table(_rows(rule, ('spec', 'z_dim')))]
-    if _rule(rule):
-      other = _rule(rule)
-      out += [f'And the keys of [{_called(other)}](#{_anchor(other)}).\n']
+            '\n', _table(_rows(rule, ('spec', 'z_dim'), deep=True))]
   return '\n'.join(out)
 
 

@@ -46,22 +46,33 @@ def find(kind: str, name: str, where: str = ''):
   return importlib.import_module(f'jaxaug.{FOLDERS[kind]}.{name}')
 
 
-def arguments(function) -> dict:
-  """Returns the keyword-only arguments of `function` with their defaults.
+def rules(function) -> tuple:
+  """Returns the functions that take what `function` does not take itself.
 
-  A block's signature is its schema: configs are checked against it. One that
-  ends in `**rule: other` takes the arguments of `other` as well, which may be
-  several functions in a tuple.
+  Those of a last `**rule: other`, where `other` is one or a tuple of them.
   """
-  own, others = {}, {}
   for p in inspect.signature(function).parameters.values():
-    if p.kind is p.KEYWORD_ONLY:
-      own[p.name] = p.default
-    elif p.kind is p.VAR_KEYWORD:
+    if p.kind is p.VAR_KEYWORD and p.annotation is not p.empty:
       rule = p.annotation
-      for other in rule if isinstance(rule, tuple) else (rule,):
-        others |= arguments(other)
-  return others | own
+      return rule if isinstance(rule, tuple) else (rule,)
+  return ()
+
+
+def parameters(function) -> dict[str, inspect.Parameter]:
+  """Returns the keyword-only parameters of a function and of its `rules`.
+
+  A block's signature is its schema: configs are checked against it.
+  """
+  out = {}
+  for rule in rules(function):
+    out |= parameters(rule)
+  return out | {p.name: p for p in inspect.signature(
+      function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def arguments(function) -> dict:
+  """Returns the names of `parameters` with their defaults."""
+  return {name: p.default for name, p in parameters(function).items()}
 
 
 @contextlib.contextmanager

@@ -146,8 +146,8 @@ def build(spec: types.ImageSpec, *, network: str = 'fashion_mnist',
     d_norm: 'batch' from D's second layer on, or 'none'.
     dropout: after each of D's layers.
     dtype: 'float32' or 'bfloat16', of the convolutions; weights are float32.
-    loss, class_loss, b1, separate_passes: the paper's, see
-    **rule: gan.make.
+    loss, class_loss, b1, separate_passes: as in the paper; see gan.make.
+    **rule: see gan.make.
 
   Raises:
     InputError: a value that cannot be, or a size that G cannot double to.

@@ -115,8 +115,9 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, g_width: int = 64,
     conditioning: how D sees the label: 'concat' as a map beside the image, or
       'projection'; 'none' for a model that knows no labels.
     dtype: 'float32' or 'bfloat16', of the convolutions; weights are float32.
-    loss, b1, separate_passes, fresh_fakes: the paper's and its code's, see
-    **rule: gan.make.
+    loss, b1, separate_passes, fresh_fakes: as in the paper and its code; see
+      gan.make.
+    **rule: see gan.make.
 
   Raises:
     InputError: a value that cannot be, or a size that does not halve.

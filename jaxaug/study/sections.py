@@ -1,9 +1,8 @@
 """What a config is made of: its sections, their keys and the types of these."""
-import inspect
 import types
 import typing
 
-from jaxaug.core import errors
+from jaxaug.core import errors, registry
 from jaxaug.study import arms
 
 _Pixels = int | tuple | None
@@ -60,19 +59,6 @@ def members(kind) -> tuple:
   return typing.get_args(kind) if union else (kind,)
 
 
-def parameters(function) -> dict[str, inspect.Parameter]:
-  """Returns the keyword-only parameters of a function, by name.
-
-  One that ends in `**rule: other` has those of `other` as well.
-  """
-  given = inspect.signature(function).parameters.values()
-  own = {p.name: p for p in given if p.kind is p.KEYWORD_ONLY}
-  for p in given:
-    if p.kind is p.VAR_KEYWORD:
-      own = parameters(p.annotation) | own
-  return own
-
-
 def _fits(value, kind) -> bool:
   kinds = [typing.get_origin(k) or k for k in members(kind)]
   if not set(kinds) <= set(_WORDS):
@@ -127,7 +113,7 @@ def blocks(config: dict):
 
 def check_arguments(function, given: dict, where: str):
   """Raises InputError for an argument of a wrong type; unknown ones pass."""
-  for name, parameter in parameters(function).items():
+  for name, parameter in registry.parameters(function).items():
     if name in given and given[name] != parameter.default:
       check_type(f'{where}.{name}', given[name], parameter.annotation)
 
