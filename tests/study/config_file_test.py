@@ -184,9 +184,9 @@ def test_parameters_are_those_of_the_rule_too():
 
   def build(spec, *, b: float = 2.0, **more: rule):
     del spec, b, more
-  found = sections.parameters(build)
+  found = registry.parameters(build)
   assert list(found) == ['a', 'b'] and found['b'].annotation is float
-  assert 'flip' in sections.parameters(standard.make)
+  assert 'flip' in registry.parameters(standard.make)
 
 
 @pytest.mark.parametrize('value, kind, fits', [

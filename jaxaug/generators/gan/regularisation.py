@@ -51,7 +51,11 @@ def r1(*, r1: float = 0.0, r1_every: int = 1) -> Regulariser | None:
 
 
 def gradient_penalty(*, gradient_penalty: float = 0.0) -> Regulariser | None:
-  """The gradient penalty; `gradient_penalty` is its weight, 10 in the paper."""
+  """The gradient penalty.
+
+  Args:
+    gradient_penalty: its weight, 10 in the paper.
+  """
   errors.between('gradient_penalty', gradient_penalty, 0, math.inf)
   def terms(seen):
     return [gradient_penalty * penalties.gradient_penalty(
