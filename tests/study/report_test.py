@@ -13,7 +13,8 @@ from PIL import Image
 
 from jaxaug.core import registry
 from jaxaug.evaluation import stats
-from jaxaug.study import results as evaluate
+from jaxaug.study import arms as study_arms
+from jaxaug.study import verdicts
 from jaxaug.study.report import figures, page, pictures, table, words
 
 ERROR, NATS = {'percent': True}, {'percent': False}
@@ -61,7 +62,7 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
       'classifiers': {f'{prefix}net{c}': classifier(
           rng, arms, runs, classes, prefix, folds, metric, budget)
                       for c in range(classifiers)}}
-  out['across'] = evaluate.across(out['classifiers'], .05)
+  out['across'] = verdicts.across(out['classifiers'], .05)
   return json.loads(json.dumps(out))
 
 
@@ -97,7 +98,7 @@ def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
         'synthetic': 30 * (i % 2), 'generated': bool(i % 2),
         'values': values[arm], 'seconds': 2.,
         'steps': 100 + 10 * i * (budget != 'steps'),
-        'metrics': {name: evaluate._summary(n, values[arm], folds)
+        'metrics': {name: verdicts._summary(n, values[arm], folds)
                     for name, n in numbers.items()},
         'per_class_error': [.25] * classes,
         'per_class': {k: [.75] * classes
@@ -479,8 +480,9 @@ def with_ratios(arms=STUDY, published=(), **kind):
   """Results of arms that differ in their ratio."""
   results = sample(arms=len(arms), **kind)
   for entry in results['classifiers'].values():
-    entry['ratios'] = evaluate.ratios(arms, entry, .05)
-  results['published'] = evaluate.published(published, results['classifiers'])
+    entry['ratios'] = verdicts.ratios(
+        study_arms.read(map(dict, arms)), entry, .05)
+  results['published'] = verdicts.published(published, results['classifiers'])
   return json.loads(json.dumps(results))
 
 

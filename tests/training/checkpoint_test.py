@@ -74,7 +74,9 @@ def silent(capfd, recwarn, request):
   yield
   if 'noisy' not in request.fixturenames:
     assert capfd.readouterr().err == ''
-    assert not [str(w.message) for w in recwarn]
+    # What orbax began to read of damaged arrays may be collected here.
+    assert not [str(w.message) for w in recwarn
+                if 'coroutine object _read_array' not in str(w.message)]
 
 
 def test_round_trip_is_exact_and_keeps_the_types(tmp_path):

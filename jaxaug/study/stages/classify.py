@@ -142,10 +142,20 @@ def _plan(fold, i: int, arm: arms.Arm, bank: _Bank, batch_size: int,
                      partners=partners)
 
 
-@functools.lru_cache(1)  # One fold's at a time.
+_banks: dict[tuple, _Bank] = {}  # One fold's at a time, by its folders.
+
+
 def _bank(data: study_tasks.Task, pools: tuple[study_tasks.Task, ...],
           devices) -> _Bank:
-  """Lays the images of all arms end to end on the devices."""
+  """Returns the images of all arms, laid end to end on the devices once."""
+  key = data.folder, tuple(task.folder for task in pools), devices
+  if key not in _banks:
+    _banks.clear()
+    _banks[key] = _read_bank(data, pools, devices)
+  return _banks[key]
+
+
+def _read_bank(data, pools, devices) -> _Bank:
   pieces, starts, start = [data.read().train], {}, 0
   for task in pools:
     start += len(pieces[-1].labels)
