@@ -25,6 +25,21 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAXAUG_CACHE', str(ROOT / '.cache' / 'jaxaug'))
 
 
+# Files that take minutes: first, so that no worker begins one while the others
+# have nothing left to do.
+_LONGEST = ('study/run_test.py', 'study/smoke_test.py', 'zoo_test.py',
+            'study/smoke_images_test.py', 'study/arms_test.py',
+            'training/devices_test.py', 'generators/biggan_test.py')
+
+
+def pytest_collection_modifyitems(items):
+  def place(item):
+    name = item.path.as_posix()
+    return next((i for i, file in enumerate(_LONGEST) if name.endswith(file)),
+                len(_LONGEST))
+  items.sort(key=place)
+
+
 @pytest.fixture(autouse=True, scope='module')
 def nothing_stays_behind():
   """What a file compiled goes with it: gigabytes, in a process of many files.
