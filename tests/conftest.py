@@ -70,6 +70,23 @@ def shared_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def garments():
+  """The embedded images: types.Dataset of 5,000 and 2,000."""
+  from jaxaug.core import registry
+  return registry.find('datasets', 'fashion_mnist_small').load()
+
+
+@pytest.fixture(scope='module')
+def by_pixel():
+  """A feature extractor that costs nothing: the pixels themselves."""
+  from jaxaug.core import registry
+  from jaxaug.evaluation import features
+  from jaxaug.training import mesh
+  network = registry.find('extractors', 'pixels').build(side=8)
+  return features.extractor(network, mesh.make())
+
+
+@pytest.fixture(scope='session')
 def torchvision():
   """torchvision, also beside a torch that its compiled part does not fit.
 

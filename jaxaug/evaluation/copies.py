@@ -9,7 +9,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors
+from jaxaug.core import errors, randomness
 from jaxaug.data import images
 
 REACH = 2             # Shifts of up to this many pixels make no difference.
@@ -79,7 +79,7 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   leave_out = yardstick is None
   yardstick = real if leave_out else yardstick
   _check(pool, real, yardstick)
-  drawn = np.sort(np.random.Generator(np.random.Philox(0)).permutation(
+  drawn = np.sort(randomness.generator(0).permutation(
       len(yardstick.images))[:YARDSTICK])
   some = _pick(yardstick, drawn)
   # Duplicates must neither crowd out candidates nor hide the spacing.

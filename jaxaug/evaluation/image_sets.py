@@ -11,7 +11,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors, files, registry, types
+from jaxaug.core import errors, files, randomness, registry, types
 from jaxaug.data import images, pools, reading
 from jaxaug.evaluation import features, moments
 
@@ -89,7 +89,7 @@ def halves(source: Source, seed: int = 0) -> tuple[Source, Source]:
 
 
 def _shuffled(source: Source, seed: int) -> np.ndarray:
-  return np.random.Generator(np.random.Philox(seed)).permutation(source.count)
+  return randomness.generator(seed).permutation(source.count)
 
 
 def _part(source: Source, rows) -> Source:

@@ -16,7 +16,7 @@ import zlib
 import jax
 import numpy as np
 
-from jaxaug.core import errors, files
+from jaxaug.core import console, errors, files
 
 
 class Checkpoints(typing.NamedTuple):
@@ -153,8 +153,8 @@ def _set_aside(folder, bad, step):
     multihost_utils.sync_global_devices('restored')  # All have looked.
   if jax.process_index() == 0:
     for old, why in bad.items():
-      print(f'{folder / str(old)}: this checkpoint cannot be read; going back '
-            f'to step {step}. ({why})', flush=True)
+      console.say(f'{folder / str(old)}: this checkpoint cannot be read; going '
+                  f'back to step {step}. ({why})')
       os.replace(folder / str(old),
                  folder / f'{old}.damaged-{time.time_ns()}')
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxaug.core import errors
+from jaxaug.core import console, errors
 from jaxaug.nn.cpu import convolution
 
 # How many processes a launcher started, by the launcher's own variable.
@@ -53,8 +53,8 @@ def make(devices=None, batch_sizes=()) -> Mesh:
   count = max(n for n in range(1, len(devices) + 1)
               if not any(size % n for size in batch_sizes))
   if count < len(devices):
-    print(f'{count} of {len(devices)} devices are used: batch sizes '
-          f'{sorted(set(batch_sizes))} divide no further', flush=True)
+    console.say(f'{count} of {len(devices)} devices are used: batch sizes '
+                f'{sorted(set(batch_sizes))} divide no further')
   return jax.make_mesh((count,), ('batch',), devices=devices[:count],
                        axis_types=(AxisType.Auto,))
 

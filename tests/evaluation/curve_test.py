@@ -2,16 +2,13 @@
 import numpy as np
 import pytest
 
-from jaxaug.core import registry, types
+from jaxaug.core import types
 from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
 from jaxaug.evaluation import features as extraction
-from jaxaug.training import mesh
 
-DEVICES = mesh.make()
-SPEC = types.ImageSpec(28, 28, 1, 10)
 SHARES = {'obedience': 0.5, 'diversity': 0.5}
-STEPS, EVERY = 20, 2
+EVERY = 2
 
 
 def part(split, rows):
@@ -19,53 +16,42 @@ def part(split, rows):
 
 
 @pytest.fixture(scope='module')
-def real():
-  return registry.find('datasets', 'fashion_mnist_small').load()
+def train(garments):
+  return part(garments.train, np.concatenate([
+      np.flatnonzero(garments.train.labels == k)[:20] for k in range(10)]))
 
 
 @pytest.fixture(scope='module')
-def eye():
-  network = registry.find('extractors', 'pixels').build(side=8)
-  return extraction.extractor(network, DEVICES)
+def validation(garments):
+  return part(garments.test, slice(0, 300))
 
 
-@pytest.fixture(scope='module')
-def train(real):
-  return part(real.train, np.concatenate([
-      np.flatnonzero(real.train.labels == k)[:20] for k in range(10)]))
-
-
-@pytest.fixture(scope='module')
-def validation(real):
-  return part(real.test, slice(0, 300))
-
-
-def looks(eye, validation, train, **given):
-  return curves.make(eye, validation, 10, train=train, **{
+def looks(by_pixel, validation, train, **given):
+  return curves.make(by_pixel, validation, 10, train=train, **{
       'metric': 'fid', 'every': EVERY, 'images': 200, 'shares': SHARES,
       **given})
 
 
 # --------------------------------------------------------------- the numbers
 def test_obedience_of_real_images_is_that_of_a_discriminant(
-    eye, real, train, validation):
+    by_pixel, garments, train, validation):
   """scikit-learn's linear discriminant, of the same rule."""
   lda = pytest.importorskip('sklearn.discriminant_analysis')
-  features = extraction.of_array(eye, train.images, {'features'}).features
-  seen = extraction.of_array(eye, validation.images, {'features'}).features
+  features = extraction.of_array(by_pixel, train.images, {'features'}).features
+  seen = extraction.of_array(by_pixel, validation.images, {'features'}).features
   theirs = lda.LinearDiscriminantAnalysis(
       solver='lsqr', shrinkage=0.1, priors=np.full(10, 0.1)).fit(
           features.astype(np.float64), train.labels)
   predict = collapse.discriminant(features, train.labels)
   np.testing.assert_array_equal(predict(seen), theirs.predict(seen))
   # By the curve itself: the images of each class that it asks for.
-  curve = looks(eye, validation, train)
-  rows = np.concatenate([np.flatnonzero(real.test.labels == k)[:20]
+  curve = looks(by_pixel, validation, train)
+  rows = np.concatenate([np.flatnonzero(garments.test.labels == k)[:20]
                          for k in range(10)])
   order = np.empty(200, int)
   order[np.argsort(curve.labels, kind='stable')] = rows
-  given = real.test.images[order]
-  drawn = extraction.of_array(eye, given, {'features'}).features
+  given = garments.test.images[order]
+  drawn = extraction.of_array(by_pixel, given, {'features'}).features
   _, found = curve.score(given)
   assert found['obedience'] == pytest.approx(
       (theirs.predict(drawn) == curve.labels).mean())
@@ -77,12 +63,13 @@ def test_obedience_of_real_images_is_that_of_a_discriminant(
   assert curve.watch.floor == {'obedience': 0.1, 'diversity': 0.}
 
 
-def test_diversity_is_that_of_pairwise_distances(eye, real, train, validation):
+def test_diversity_is_that_of_pairwise_distances(by_pixel, garments, train,
+                                                 validation):
   distance = pytest.importorskip('scipy.spatial.distance')
-  curve = looks(eye, validation, train)
-  given = real.test.images[np.random.default_rng(0).permutation(2000)[:200]]
-  drawn, known = (extraction.of_array(eye, x, {'features'}).features.astype(
-      np.float64) for x in (given, train.images))
+  curve = looks(by_pixel, validation, train)
+  given = garments.test.images[np.random.default_rng(0).permutation(2000)[:200]]
+  drawn, known = (extraction.of_array(
+      by_pixel, x, {'features'}).features.astype(np.float64) for x in (given, train.images))
   want = np.mean([distance.pdist(drawn[curve.labels == k]).mean() /
                   distance.pdist(known[train.labels == k]).mean()
                   for k in range(10)])
@@ -90,39 +77,40 @@ def test_diversity_is_that_of_pairwise_distances(eye, real, train, validation):
   assert want > 1.2  # All classes are in each.
 
 
-def test_what_real_images_do_not_show_is_not_watched(eye, train, validation):
+def test_what_real_images_do_not_show_is_not_watched(by_pixel, train,
+                                                     validation):
   """One class; labels that say nothing; classes of one image; no wish."""
   one = train._replace(labels=np.zeros_like(train.labels))
   curve = curves.make(
-      eye, validation._replace(labels=np.zeros_like(validation.labels)), 1,
+      by_pixel, validation._replace(labels=np.zeros_like(validation.labels)), 1,
       metric='fid', every=1, images=100, train=one, shares=SHARES)
   assert list(curve.watch.real) == ['diversity']
   rng = np.random.default_rng(0)
   mixed = validation._replace(labels=rng.permutation(validation.labels))
-  assert list(looks(eye, mixed, train).watch.real) == ['diversity']
+  assert list(looks(by_pixel, mixed, train).watch.real) == ['diversity']
   firsts = np.unique(train.labels, return_index=True)[1]
-  alone = looks(eye, validation, part(train, firsts)).watch
+  alone = looks(by_pixel, validation, part(train, firsts)).watch
   assert not alone.real and not alone.shares and alone.measure(None) == {}
-  known, seen = (extraction.of_array(eye, x.images, {'features'}).features
+  known, seen = (extraction.of_array(by_pixel, x.images, {'features'}).features
                  for x in (train, validation))
   few = collapse.watch(known, train.labels, seen, validation.labels,
                        np.repeat([0, 1], 20), SHARES)  # Not all are asked for.
   assert list(few.real) == ['obedience', 'diversity']
   assert few.floor['obedience'] == 0.1
-  assert looks(eye, validation, train, shares={
+  assert looks(by_pixel, validation, train, shares={
       'obedience': 0, 'diversity': 0.}).watch is None
-  assert looks(eye, validation, train, every=0) is None
-  assert looks(eye, part(validation, slice(0, 1)), train) is None
+  assert looks(by_pixel, validation, train, every=0) is None
+  assert looks(by_pixel, part(validation, slice(0, 1)), train) is None
 
 
-def test_only_some_training_images_are_looked_at(eye, real, validation,
+def test_only_some_training_images_are_looked_at(by_pixel, garments, validation,
                                                  monkeypatch):
   seen = []
   of_array = extraction.of_array
-  monkeypatch.setattr(extraction, 'of_array', lambda eye, array, *args: (
-      seen.append(len(array)), of_array(eye, array, *args))[1])
-  looks(eye, validation, real.train)
-  assert seen == [300, 2000] and len(real.train.labels) == 5000
+  monkeypatch.setattr(extraction, 'of_array', lambda by_pixel, array, *args: (
+      seen.append(len(array)), of_array(by_pixel, array, *args))[1])
+  looks(by_pixel, validation, garments.train)
+  assert seen == [300, 2000] and len(garments.train.labels) == 5000
 
 
 # ------------------------------------------------------------------ the rule

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug.core import files, interrupts, registry, types
+from jaxaug.core import files, interrupts, types
 from jaxaug.data import images, mixing, pixels
 from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
-from jaxaug.evaluation import features as extraction
 from jaxaug.study import results
 from jaxaug.study.stages import generate
 from jaxaug.training import mesh, metrics_log
@@ -28,39 +27,28 @@ def part(split, rows):
 
 
 @pytest.fixture(scope='module')
-def real():
-  return registry.find('datasets', 'fashion_mnist_small').load()
+def train(garments):
+  return part(garments.train, np.concatenate([
+      np.flatnonzero(garments.train.labels == k)[:20] for k in range(10)]))
 
 
 @pytest.fixture(scope='module')
-def eye():
-  network = registry.find('extractors', 'pixels').build(side=8)
-  return extraction.extractor(network, DEVICES)
+def validation(garments):
+  return part(garments.test, slice(0, 300))
 
 
-@pytest.fixture(scope='module')
-def train(real):
-  return part(real.train, np.concatenate([
-      np.flatnonzero(real.train.labels == k)[:20] for k in range(10)]))
-
-
-@pytest.fixture(scope='module')
-def validation(real):
-  return part(real.test, slice(0, 300))
-
-
-def looks(eye, validation, train, **given):
-  return curves.make(eye, validation, 10, train=train, **{
+def looks(by_pixel, validation, train, **given):
+  return curves.make(by_pixel, validation, 10, train=train, **{
       'metric': 'fid', 'every': EVERY, 'images': 200, 'shares': SHARES,
       **given})
 
 
 # ------------------------------------------------------------- the training
-def model(real, fails='', at=10):
+def model(garments, fails='', at=10):
   """Shows real images of the class, under ever less noise; from step `at` on
   it `fails`: 'constant', 'twins' (one image a class) or 'deaf' to labels."""
-  bank = jnp.asarray(real.train.images / 127.5 - 1, jnp.float32)
-  rows = jnp.stack([np.flatnonzero(real.train.labels == k)[100:300]
+  bank = jnp.asarray(garments.train.images / 127.5 - 1, jnp.float32)
+  rows = jnp.stack([np.flatnonzero(garments.train.labels == k)[100:300]
                     for k in range(10)])
   def sample(variables, key, labels, given=None):
     keys = jax.random.split(key, 3)
@@ -91,16 +79,16 @@ def trained(folder, made, train, curve=None, **given):
 
 
 @pytest.fixture(scope='module')
-def curve(eye, validation, train):
-  return looks(eye, validation, train)
+def curve(by_pixel, validation, train):
+  return looks(by_pixel, validation, train)
 
 
 @pytest.mark.parametrize('fails, number', [
     ('', None), ('constant', 'obedience'), ('twins', 'diversity'),
     ('deaf', 'obedience')])
 def test_collapse_ends_a_training_with_the_best_kept(
-    tmp_path, real, train, curve, fails, number):
-  made, folder = model(real, fails), files.folder(tmp_path, 'g')
+    tmp_path, garments, train, curve, fails, number):
+  made, folder = model(garments, fails), files.folder(tmp_path, 'g')
   found = trained(folder, made, train, curve)
   records = metrics_log.read(folder.final)
   steps = [r['step'] for r in records if curve.name in r]
@@ -142,9 +130,9 @@ def whole(folder):
 
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory, real, train, curve):
+def undisturbed(tmp_path_factory, garments, train, curve):
   folder = files.folder(tmp_path_factory.mktemp('g'), 'g')
-  made = model(real, 'deaf')
+  made = model(garments, 'deaf')
   trained(folder, made, train, curve)
   return made, whole(folder)
 
@@ -253,9 +241,9 @@ def test_interpolation(tmp_path, train, noise):
   np.testing.assert_allclose(z[0], want, atol=4 / 127)
 
 
-def test_no_latent_space_no_interpolation(tmp_path, real, train):
+def test_no_latent_space_no_interpolation(tmp_path, garments, train):
   folder = files.folder(tmp_path, 'g')
-  trained(folder, model(real), train, steps=1)
+  trained(folder, model(garments), train, steps=1)
   assert not (folder.final / 'interpolation.png').exists()
 
 

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxaug.core import files, registry, types
+from jaxaug.core import files, types
 from jaxaug.data import pixels
 from jaxaug.evaluation import curve as curves
-from jaxaug.evaluation import features, measure
+from jaxaug.evaluation import measure
 from jaxaug.study import results
 from jaxaug.study.stages import generate, quality
 from jaxaug.training import mesh, metrics_log
@@ -15,36 +15,25 @@ from jaxaug.training import mesh, metrics_log
 DEVICES = mesh.make()
 
 
-@pytest.fixture(scope='module')
-def real():
-  return registry.find('datasets', 'fashion_mnist_small').load()
-
-
-@pytest.fixture(scope='module')
-def eye():
-  return features.extractor(registry.find('extractors', 'pixels').build(side=8),
-                     DEVICES)
-
-
 def part(split, rows):
   return types.Split(*(x[rows] for x in split))
 
 
-def test_a_pool_of_real_images_is_like_them(tmp_path, real, eye):
+def test_a_pool_of_real_images_is_like_them(tmp_path, garments, by_pixel):
   """A pool of other training images, and one of noise, by the same table."""
   rng = np.random.default_rng(0)
   rows = rng.permutation(5000)
-  sets = {'train': part(real.train, rows[:400]), 'test': part(
-      real.test, rng.permutation(2000)[:400])}
-  pools = {'good': part(real.train, rows[400:800]),
+  sets = {'train': part(garments.train, rows[:400]), 'test': part(
+      garments.test, rng.permutation(2000)[:400])}
+  pools = {'good': part(garments.train, rows[400:800]),
            'copies': sets['train'],
            'noise': sets['train']._replace(images=rng.integers(
                0, 256, (400, 28, 28, 1), np.uint8))}
   found = {}
   for name, pool in pools.items():
     folder = files.folder(tmp_path, name)
-    quality.run(folder, name=name, sets=sets | {'pool': pool}, extractor=eye,
-                metrics=('fid', 'kid', 'prdc', 'copying', 'authenticity'),
+    quality.run(folder, name=name, sets=sets | {'pool': pool},
+                extractor=by_pixel, metrics=('fid', 'kid', 'prdc', 'copying', 'authenticity'),
                 cache=tmp_path / 'features')
     found[name] = quality.read(folder)
   def value(name, number, against='test'):
@@ -63,20 +52,21 @@ def test_a_pool_of_real_images_is_like_them(tmp_path, real, eye):
       400, 400, 'subsets of 400')
 
 
-def test_what_cannot_be_computed_is_a_note(tmp_path, real, eye):
-  few = part(real.train, slice(0, 4))
+def test_what_cannot_be_computed_is_a_note(tmp_path, garments, by_pixel):
+  few = part(garments.train, slice(0, 4))
   folder = files.folder(tmp_path, 'few')
   quality.run(folder, name='few', sets=dict.fromkeys(
-      ('pool', 'train', 'test'), few), extractor=eye, metrics=('fid', 'prdc'))
+      ('pool', 'train', 'test'), few), extractor=by_pixel,
+              metrics=('fid', 'prdc'))
   found = quality.read(folder)
   assert list(found['rows']) == ['fd_pixels']
   assert any('prdc' in note for note in found['notes'])
   assert any('singular' in note for note in found['notes'])
 
 
-def model(real):
+def model(garments):
   """Shows real images ever more, then ever less: step 6 is the best."""
-  bank = jnp.asarray(real.train.images[:200] / 127.5 - 1, jnp.float32)
+  bank = jnp.asarray(garments.train.images[:200] / 127.5 - 1, jnp.float32)
   def sample(variables, key, labels, given=None):
     clean = bank[jax.random.randint(key, (len(labels),), 0, 200)]
     noise = jax.random.uniform(jax.random.fold_in(key, 1), clean.shape,
@@ -91,14 +81,15 @@ def model(real):
 
 
 @pytest.mark.parametrize('metric', ['fid', 'kid'])
-def test_the_lowest_point_of_the_curve_is_kept(tmp_path, real, eye, metric):
-  made, folder = model(real), files.folder(tmp_path, 'g')
-  curve = curves.make(eye, part(real.test, slice(0, 150)), 10,
+def test_the_lowest_point_of_the_curve_is_kept(tmp_path, garments, by_pixel,
+                                               metric):
+  made, folder = model(garments), files.folder(tmp_path, 'g')
+  curve = curves.make(by_pixel, part(garments.test, slice(0, 150)), 10,
                          metric=metric, every=2, images=150)
   assert len(curve.labels) == 200  # Whole batches.
   assert (np.bincount(curve.labels) == 20).all()
   generate.run(folder, name='g', spec=types.ImageSpec(28, 28, 1, 10),
-               train=part(real.train, slice(0, 64)), train_digest='',
+               train=part(garments.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10, curve=curve)
   assert generate.read(folder, made).variables() == {'step': 6}
@@ -113,24 +104,24 @@ def test_the_lowest_point_of_the_curve_is_kept(tmp_path, real, eye, metric):
 
 
 def test_without_validation_or_without_a_curve_the_last_weights_stay(
-    tmp_path, real, eye):
+    tmp_path, garments, by_pixel):
   given = {'metric': 'fid', 'images': 100}
-  none = part(real.test, slice(0, 0))
-  assert curves.make(eye, none, 10, every=2, **given) is None
-  assert curves.make(eye, real.test, 10, every=0, **given) is None
-  made, folder = model(real), files.folder(tmp_path, 'g')
+  none = part(garments.test, slice(0, 0))
+  assert curves.make(by_pixel, none, 10, every=2, **given) is None
+  assert curves.make(by_pixel, garments.test, 10, every=0, **given) is None
+  made, folder = model(garments), files.folder(tmp_path, 'g')
   generate.run(folder, name='g', spec=types.ImageSpec(28, 28, 1, 10),
-               train=part(real.train, slice(0, 64)), train_digest='',
+               train=part(garments.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10)
   assert generate.read(folder, made).variables() == {'step': 10}
   assert files.manifest(folder.final)['chosen_step'] == 10
 
 
-def test_the_curve_sees_what_the_model_draws(real, eye):
+def test_the_curve_sees_what_the_model_draws(garments, by_pixel):
   """The score is the metric of exactly these images."""
-  some = part(real.test, slice(0, 150))
-  curve = curves.make(eye, some, 10, metric='fid', every=2, images=100)
-  drawn = pixels.to_uint8(real.train.images[:100] / 127.5 - 1)
-  want = measure.compare(some.images, drawn, eye.network, ('fid',))
+  some = part(garments.test, slice(0, 150))
+  curve = curves.make(by_pixel, some, 10, metric='fid', every=2, images=100)
+  drawn = pixels.to_uint8(garments.train.images[:100] / 127.5 - 1)
+  want = measure.compare(some.images, drawn, by_pixel.network, ('fid',))
   assert curve.score(drawn) == (pytest.approx(want['fd_pixels'].value), {})

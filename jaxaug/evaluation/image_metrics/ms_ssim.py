@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxaug.core import errors, types
+from jaxaug.core import errors, randomness, types
 from jaxaug.evaluation import checks
 
 NEEDS = ('images', 'labels')
@@ -59,7 +59,7 @@ def compute(real: types.ImageSet, fake: types.ImageSet, *, pairs: int = 100,
 
 def _mean(images, rows, pairs, seed):
   """The mean over random pairs of different images."""
-  random = np.random.Generator(np.random.Philox(seed))
+  random = randomness.generator(seed)
   first = random.integers(len(rows), size=pairs)
   second = (first + random.integers(1, len(rows), size=pairs)) % len(rows)
   return similarity(images, rows[first], rows[second]).mean()
