@@ -69,7 +69,8 @@ def test_diversity_is_that_of_pairwise_distances(by_pixel, garments, train,
   curve = looks(by_pixel, validation, train)
   given = garments.test.images[np.random.default_rng(0).permutation(2000)[:200]]
   drawn, known = (extraction.of_array(
-      by_pixel, x, {'features'}).features.astype(np.float64) for x in (given, train.images))
+      by_pixel, x, {'features'}).features.astype(np.float64)
+                  for x in (given, train.images))
   want = np.mean([distance.pdist(drawn[curve.labels == k]).mean() /
                   distance.pdist(known[train.labels == k]).mean()
                   for k in range(10)])

@@ -33,7 +33,8 @@ def test_a_pool_of_real_images_is_like_them(tmp_path, garments, by_pixel):
   for name, pool in pools.items():
     folder = files.folder(tmp_path, name)
     quality.run(folder, name=name, sets=sets | {'pool': pool},
-                extractor=by_pixel, metrics=('fid', 'kid', 'prdc', 'copying', 'authenticity'),
+                extractor=by_pixel,
+                metrics=('fid', 'kid', 'prdc', 'copying', 'authenticity'),
                 cache=tmp_path / 'features')
     found[name] = quality.read(folder)
   def value(name, number, against='test'):
