@@ -160,7 +160,7 @@ def _about(function) -> str:
   return inspect.getdoc(function).partition('\n\n')[2].partition('\n\nArgs:')[0]
 
 
-def _kinds() -> str:
+def _kinds(leave) -> str:
   out, rules = [], []
   for kind, (heading, how, attribute) in KINDS.items():
     out += [f'\n## {heading}\n', f'{how}.\n']
@@ -171,6 +171,8 @@ def _kinds() -> str:
       out += ['and for its training:\n', _table(_rows(classifier.make,
                                                      deep=True))]
     for name in registry.names(kind):
+      if (kind, name) in leave:
+        continue
       block = registry.find(kind, name)
       function = getattr(block, attribute)
       first = inspect.getdoc(block).split('\n')[0]
@@ -192,10 +194,13 @@ def _anchor(function) -> str:
   return _called(function).replace('.', '').lower()
 
 
-def page() -> str:
-  """Returns docs/config.md as it should be."""
-  return '\n'.join([INTRO, _sections(comments()), _blocks(), _kinds()]).replace(
-      '\n\n\n', '\n\n')
+def page(leave=()) -> str:
+  """Returns docs/config.md as it should be.
+
+  leave: (kind, block) that it does not have.
+  """
+  parts = INTRO, _sections(comments()), _blocks(), _kinds(leave)
+  return '\n'.join(parts).replace('\n\n\n', '\n\n')
 
 
 if __name__ == '__main__':

@@ -18,10 +18,11 @@ COPIED = {'datasets': 'fake', 'selectors': 'all', 'generators': 'ccgan',
 FILES = ('architecture_test.py', 'benchmarks_test.py', 'refusals_test.py',
          'zoo_test.py', 'core/registry_test.py', 'data/datasets_test.py',
          'evaluation/extractors_test.py', 'evaluation/image_metrics_test.py',
-         'evaluation/metrics_test.py', 'study/stages_test.py')
+         'evaluation/metrics_test.py', 'study/verdicts_test.py',
+         'docs_test.py')
 # Of those: the new blocks, and what is about all of them at once.
-PICKED = (NAME, 'architecture', 'benchmarks', 'registry', 'that_there_are',
-          'among_them', 'number_of_a_classifier')
+PICKED = (NAME, 'architecture', 'benchmarks', 'registry', 'docs_test',
+          'that_there_are', 'among_them', 'number_of_a_classifier')
 
 
 def _write(root, kind, name):
