@@ -60,6 +60,11 @@ class Decoder(nn.ModuleDict):
     return self['image'](x)
 
 
+def _normal(mean, log_variance):
+  return distributions.Normal(mean, (log_variance / 2).exp(),
+                              validate_args=False)
+
+
 class Vae(nn.ModuleDict):
   """(images [B, C, H, W], labels, noise [B, Z]) -> logits, KL [B, Z]."""
 
@@ -77,12 +82,11 @@ class Vae(nn.ModuleDict):
   def forward(self, x, labels, noise):
     seen = labels if self.conditional else 0 * labels
     mean, log_variance = self['encoder'](x, seen)
-    posterior = distributions.Normal(mean, (log_variance / 2).exp())
-    prior = distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    posterior = _normal(mean, log_variance)
+    prior = _normal(torch.zeros_like(mean), torch.zeros_like(mean))
     if 'prior_mean' in self:
-      prior = distributions.Normal(
-          self['prior_mean'](labels),
-          (self['prior_log_variance'](labels) / 2).exp())
+      prior = _normal(self['prior_mean'](labels),
+                      self['prior_log_variance'](labels))
     kl = distributions.kl_divergence(posterior, prior)
     return self['decoder'](posterior.loc + posterior.scale * noise, seen), kl
 
@@ -97,7 +101,9 @@ def loss(net, x, labels, noise, hyper):
     sigma = torch.as_tensor(hyper['sigma'])
     if not hyper['sigma']:  # Of half a step of 8-bit pixels at least.
       sigma = (1 + net.log_sigma.exp() * 255) / 255
-    nats = distributions.Normal(torch.tanh(logits / 2), sigma).log_prob(x).sum()
+    error = F.mse_loss(torch.tanh(logits / 2), x, reduction='sum')
+    nats = -(error / sigma ** 2
+             + x.numel() * torch.log(2 * torch.pi * sigma ** 2)) / 2
   kl = kl.mean(0)
   free = kl.clamp(min=hyper['free_bits']).sum()
   reconstruction = -nats / len(x)
