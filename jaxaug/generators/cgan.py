@@ -122,6 +122,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100, embed_dim: int = 50,
   for name, value, known in (
       ('g_norm', g_norm, ('none', 'batch')),
       ('conditioning', conditioning, ('concat', 'projection')),
+      ('spectral_norm', spectral_norm, (False, True)),
       ('dtype', dtype, ('float32', 'bfloat16'))):
     errors.one_of(name, value, known)
   for name, value in (('z_dim', z_dim), ('embed_dim', embed_dim),

@@ -55,6 +55,7 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
     InputError: a value that cannot be.
   """
   errors.one_of('statistics', statistics, ('running', 'batch', 'standing'))
+  errors.one_of('mirror', mirror, (False, True))
   if condition and statistics == 'standing':
     raise errors.InputError(
         "statistics: 'standing' draws from noise alone, which this model does "

@@ -99,6 +99,7 @@ def make(*, loss: str = 'hinge', label_smoothing: float = 1.0) -> Adversarial:
       loss that has no target to smooth.
   """
   errors.one_of('loss', loss, LOSSES)
+  errors.between('label_smoothing', label_smoothing, 0, math.inf)
   if not 0.5 < label_smoothing <= 1:
     raise errors.InputError(
         f'label_smoothing: {label_smoothing} is the target of a real image; '
@@ -137,6 +138,7 @@ def classes(*, class_loss: float = 0.0,
     class_on_fakes: whether D's own is of fakes as well as of real images.
   """
   errors.between('class_loss', class_loss, 0, math.inf)
+  errors.one_of('class_on_fakes', class_on_fakes, (False, True))
   return ClassLoss(class_loss, class_on_fakes)
 
 

@@ -24,6 +24,8 @@ def turns(*, d_steps: int = 1, fresh_fakes: bool = True,
       that its batch norm has statistics of each; else together.
   """
   errors.count('d_steps', d_steps)
+  errors.one_of('fresh_fakes', fresh_fakes, (False, True))
+  errors.one_of('separate_passes', separate_passes, (False, True))
   return Turns(d_steps, fresh_fakes, separate_passes)
 
 
