@@ -340,6 +340,7 @@ def test_vgg19_of_every_origin(file, pattern, networks, shared_data, tmp_path):
     _close(got['features'], want.reshape(2, -1))
 
 
+@pytest.mark.slow  # Half a gigabyte of weights, several times over.
 def test_vgg19_up_to_its_logits(networks, shared_data, monkeypatch):
   import torch
   net, path = networks('vgg19')
