@@ -1,1 +1,1 @@
-
+"""Networks that tell classes apart: build(spec, *, ...) -> flax module."""

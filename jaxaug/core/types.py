@@ -70,7 +70,7 @@ class ClassifierState(typing.NamedTuple):
 
 
 class GenerativeModel(typing.NamedTuple):
-  """What makes a pool: three pure, jittable functions.
+  """What makes a pool: pure functions; init, step and sample are jittable.
 
   init(key) -> state: a pytree without functions or keys.
   step(state, batch, key) -> (state, logs): one update. `batch` holds 'image'

@@ -2,7 +2,8 @@
 
 An image is a near duplicate when it lies much closer to a real image than
 other real images do. A fixed distance would not do: two different trousers
-are more alike than a shirt and its JPEG copy.
+are more alike than a shirt and its JPEG copy. This is the audit's rule; the
+selector not_copies and the metrics copying and pixel_copying have their own.
 """
 import math
 import typing

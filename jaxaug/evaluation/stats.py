@@ -254,7 +254,8 @@ def verdict(difference: float, low, high, p_corrected, n: int,
   """Returns 'helps', 'hurts', 'no evidence' or 'too few runs'.
 
   Helps and hurts need both the corrected p below alpha and the interval
-  (low, high; uncorrected) on one side of zero.
+  (low, high; uncorrected) on one side of zero. study/report/ and docs/guide.md
+  say so in words; `python -m benchmarks.verdict` measures false findings.
   """
   if n < MIN_RUNS:
     return 'too few runs'

@@ -1,1 +1,1 @@
-
+"""Generative models: build(spec, *, ...) -> types.GenerativeModel."""

@@ -1,4 +1,8 @@
-"""One mesh over all devices of all hosts, with the one axis 'batch'."""
+"""One mesh over all devices of all hosts, with the one axis 'batch'.
+
+Several hosts can meet and place arrays here, but a launch refuses them: stages
+do not yet write from one host alone.
+"""
 import os
 
 import jax

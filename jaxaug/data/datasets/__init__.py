@@ -1,1 +1,1 @@
-
+"""Sources of labelled images: load(*, ...) -> types.Dataset."""

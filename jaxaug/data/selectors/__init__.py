@@ -1,1 +1,1 @@
-
+"""Which images of a draw are kept: build(train, *, ...) -> select."""

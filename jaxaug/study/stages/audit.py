@@ -104,7 +104,7 @@ def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
   audit: 'n', the pool's size, and for 'train' and 'test' each 'exact' and
     'near' (not counting exact), the 'share' of both in the pool,
     'yardstick_share' of 'yardstick_n' real images by the same rule,
-    'threshold', 'median' and 'yardstick_median' of `audit.Report.distance`,
+    'threshold', 'median' and 'yardstick_median' of `copies.Report.distance`,
     and the share 'alike' in features, or None.
   pairs: for 'train' and 'test' each the nearest pairs, the nearest first:
     SIDE_pool and SIDE_real uint8 [P, H, W, C], SIDE_distance float64 [P],
@@ -117,7 +117,7 @@ def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
 def gate(numbers: dict, name: str, folder: files.Folder, *,
          max_leaks: float = 0.01, allow_leaks: bool = False,
          where: str = 'config.audit'):
-  """Refuses a pool that holds test images.
+  """Refuses a pool that holds test images; every launch asks it.
 
   Real images have look-alikes too: a share of near copies that is not above
   theirs, by 3 standard errors, is chance.
