@@ -203,10 +203,14 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   return config
 
 
-def finish(config: config_dict.ConfigDict, arg: str | None):
-  """Applies the part of --config after the colon; ends every get_config."""
+def finish(config: config_dict.ConfigDict, arg: str | None, variants=()):
+  """Applies the part of --config after the colon; ends every get_config.
+
+  variants: names of others than 'smoke', which the file itself applies.
+  """
   if arg == 'smoke':
     return smoke(config)
-  if arg:
-    raise ValueError(f'--config=...:{arg}: unknown variant; expected smoke.')
+  if arg and arg not in variants:
+    raise ValueError(f'--config=...:{arg}: unknown variant; expected '
+                     f'{" or ".join(("smoke", *variants))}.')
   return config

@@ -40,4 +40,4 @@ def get_config(arg: str | None = None):
         for count in ((5, 10, 20) if arg == 'smoke' else (125, 250, 500))))
   if arg == 'smoke':  # On images of 28x28.
     config.generators.cgan.update(g_widths=(8, 8, 8), d_widths=(8, 8, 8))
-  return common.finish(config, None if arg == 'paper' else arg)
+  return common.finish(config, arg, ('paper',))

@@ -1,7 +1,7 @@
 """Does a cGAN help with 100 images a class of all of Fashion-MNIST?
 
 pip install -r requirements-tfds.txt
-python -m jaxaug.prepare fashion_mnist
+python -m jaxaug prepare fashion_mnist
 python launch.py --config=configs/fmnist_cgan.py
 
 The classifiers learn from 100 images a class, 20 of them for selection, and

@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import sys
 
+import jaxaug
 from jaxaug.core import errors, interrupts
 
 
@@ -23,6 +24,9 @@ def main(argv=None) -> int:
     for command, about in known.items():
       print(f'  {command:10}{about}')
     print('\njaxaug NAME --help says more.')
+    return 0
+  if name == '--version':
+    print(jaxaug.__version__)
     return 0
   if name not in known:
     print(f'jaxaug: there is no command {name!r}; expected one of '

@@ -1,4 +1,5 @@
 """The pages say what is there."""
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -43,3 +44,17 @@ def test_the_readme_is_two_screens_and_its_map_is_of_rooms_that_are_there():
   rooms = re.findall(r'^\| `(\w+)/` \|', text, re.M)
   there = {f.parent.name for f in (ROOT / 'jaxaug').glob('*/__init__.py')}
   assert set(rooms) == there and len(rooms) == 10
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_imports_on_a_page_exist(page):
+  text = page.read_text().replace('mlp_gan', 'cgan')  # What a reader is to make.
+  for name in re.findall(r'`((?:jaxaug|tests|configs|docs)/[\w/]+(?:\.py)?/?)`',
+                         text):
+    assert (ROOT / name).exists() or name == 'configs/cgan.py', name
+  for module, names in re.findall(r'^from (jaxaug[\w.]*) import (.*)', text,
+                                  re.M):
+    for name in names.split(', '):
+      found = importlib.import_module(module)
+      assert hasattr(found, name) or importlib.import_module(
+          f'{module}.{name}'), name

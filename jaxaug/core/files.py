@@ -270,14 +270,14 @@ def lock(workdir, name: str):
   workdir = pathlib.Path(workdir)
   try:
     with writing(workdir):
-      _check_owner(workdir, name)
+      check_owner(workdir, name)
       workdir.mkdir(parents=True, exist_ok=True)
       handle = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT, 0o666)
   except ValueError as e:  # A null byte in the path.
     raise errors.InputError(f'workdir {str(workdir)!r}: {e}') from e
   try:
     _take(handle, workdir)
-    _check_owner(workdir, name)  # Again: another launch may just have ended.
+    check_owner(workdir, name)  # Again: another launch may just have ended.
     if not (workdir / 'study.json').exists():
       write_json(workdir / 'study.json', {'study': name, 'layout': _LAYOUT})
     yield
@@ -300,7 +300,9 @@ def _take(handle, workdir):
     os.pwrite(handle, str(os.getpid()).encode(), 0)
 
 
-def _check_owner(workdir, name):
+def check_owner(workdir, name: str):
+  """Raises InputError unless the study `name` may have the workdir."""
+  workdir = pathlib.Path(workdir)
   if not workdir.exists():
     return
   if not workdir.is_dir():

@@ -3,6 +3,7 @@ import ast
 import contextlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -60,6 +61,9 @@ def _call(path: str, variant: str | None) -> dict:
     module = importlib.util.module_from_spec(
         importlib.util.spec_from_file_location('study_config', path))
     module.__spec__.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      raise errors.InputError('it has no get_config(variant); expected a study '
+                              'such as configs/quickstart.py')
     config = module.get_config(variant)
   except Exception as e:
     raise errors.InputError(_told(e, path)) from e
@@ -81,13 +85,17 @@ def _see_configs(path: str):
 def _told(e: Exception, path: str) -> str:
   """Returns file, line and the whole message of an error in a config."""
   words = ' '.join(str(e).replace('\\n', ' ').split())
+  if isinstance(e, ModuleNotFoundError) and e.name == 'configs':
+    words += ('; expected configs/common.py in this folder or one above it: '
+              'copy configs/ there')
   if not words or not isinstance(e, (ValueError, errors.InputError)):
     # A config raises those by itself; with others the kind says a part of it.
     words = f'{type(e).__name__}: {words}'.removesuffix(': ')
-  if isinstance(e, SyntaxError) and e.filename == path:
+  here = os.path.abspath(path)  # As tracebacks have it.
+  if isinstance(e, SyntaxError) and os.path.abspath(e.filename or '') == here:
     return f'{path}, line {e.lineno}: {words}'
   frames = [frame for frame in traceback.extract_tb(e.__traceback__)
-            if frame.filename == path]
+            if os.path.abspath(frame.filename) == here]
   if not frames:
     return f'{path}: {words}'
   return f'{path}, line {frames[-1].lineno}: {words} ({frames[-1].line})'

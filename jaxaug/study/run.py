@@ -72,6 +72,7 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
 def plan(config: dict, workdir: pathlib.Path):
   """Yields the study of a launch, nothing done; new data in a scratch."""
   schema.check(config)
+  files.check_owner(workdir, config['name'])
   with tempfile.TemporaryDirectory() as scratch:
     yield planning.open_study(config, workdir, pathlib.Path(scratch))
 

@@ -545,7 +545,7 @@ def test_a_tfds_set_that_is_not_prepared(capsys, tmp_path, monkeypatch):
   monkeypatch.setenv('JAXAUG_CACHE', str(tmp_path / 'cache'))
   (tmp_path / 'w').mkdir()
   has(refused(capsys, tmp_path / 'w', config='configs/fmnist_cgan.py'),
-      "'fashion_mnist'", 'python -m jaxaug.prepare fashion_mnist')
+      "'fashion_mnist'", 'python -m jaxaug prepare fashion_mnist')
 
 
 def test_a_signal_amid_the_imports_waits_for_their_end():

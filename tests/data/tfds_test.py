@@ -172,7 +172,7 @@ def test_differing_sizes_need_resize(load):
 @pytest.mark.parametrize('settings, message', [
     ({'name': 'jaxaug_tin'}, "name: .*no set 'jaxaug_tin'.*mean 'jaxaug_tiny'"),
     ({'name': 'cifar10'},
-     'not prepared in .*; run once: python -m jaxaug.prepare cifar10 --data_d'),
+     'not prepared in .*; run once: python -m jaxaug prepare cifar10 --data_d'),
     ({'name': 'fashion_mnist'}, 'without a network.*--fashion_mnist_files'),
     ({'name': 'jaxaug_tiny:7.0.0'}, "config.data.name: 'jaxaug_tiny:7.0.0'"),
     ({'test_split': 'tset'}, "data.test_split.*'tset'.*has train, .*for none"),

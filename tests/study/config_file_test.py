@@ -200,3 +200,19 @@ def test_types(value, kind, fits):
   else:
     with pytest.raises(errors.InputError, match='^x: .*; expected '):
       sections.check_type('x', value, kind)
+
+
+def test_an_error_of_a_relative_path_has_its_line_too(tmp_path, monkeypatch):
+  (tmp_path / 'bad.py').write_text(
+      'def get_config(arg=None):\n  return {}["no such"]\n')
+  monkeypatch.chdir(tmp_path)
+  for path in ('bad.py', f'../{tmp_path.name}/bad.py'):
+    with pytest.raises(errors.InputError,
+                       match=r"bad\.py, line 2: KeyError: 'no such'"):
+      config_file.load(path)
+
+
+def test_a_file_without_a_study_says_what_it_lacks(tmp_path):
+  (tmp_path / 'empty.py').write_text('')
+  with pytest.raises(errors.InputError, match=r'has no get_config\(variant\)'):
+    config_file.load(str(tmp_path / 'empty.py'))

@@ -28,7 +28,7 @@ _FASHION_MNIST_TIMES = {
 def load(*, name, data_dir='', train_split='train', test_split='test',
          validation_split='', image_key='image', label_key='label',
          resize=None, crop=None, cache_dir='') -> types.Dataset:
-  """Loads a set that `python -m jaxaug.prepare NAME` has prepared.
+  """Loads a set that `python -m jaxaug prepare NAME` has prepared.
 
   The first call decodes it into `cache_dir`; later ones map those arrays into
   memory and import neither TFDS nor TensorFlow.
@@ -165,7 +165,7 @@ def _decode(asked: dict) -> tuple[dict, dict]:
                if builder.name == 'fashion_mnist' else '')
     raise errors.InputError(
         f'config.data.name: the TFDS set {name!r} is not prepared in '
-        f'{asked["data_dir"]}; run once: python -m jaxaug.prepare {name} '
+        f'{asked["data_dir"]}; run once: python -m jaxaug prepare {name} '
         f'--data_dir={asked["data_dir"]}{offline}')
   for key, feature in zip(('image_key', 'label_key'), keys, strict=True):
     if feature not in (known := builder.info.features):
@@ -229,7 +229,7 @@ def _examples(builder, expression: str):
   except ImportError:
     raise errors.InputError(
         f'config.data.data_dir: {builder.data_path} holds tfrecord files; they '
-        'need tensorflow, unless python -m jaxaug.prepare prepares the set '
+        'need tensorflow, unless python -m jaxaug prepare prepares the set '
         'anew in another data_dir.') from None
   import tensorflow_datasets as tfds
   yield from tfds.as_numpy(builder.as_dataset(
