@@ -40,7 +40,7 @@ def test_links_lead_to_files(page):
 
 def test_the_readme_is_two_screens_and_its_map_is_of_rooms_that_are_there():
   text = (ROOT / 'README.md').read_text()
-  assert text.count('\n') <= 90
+  assert text.count('\n') <= 95
   rooms = re.findall(r'^\| `(\w+)/` \|', text, re.M)
   there = {f.parent.name for f in (ROOT / 'jaxaug').glob('*/__init__.py')}
   assert set(rooms) == there and len(rooms) == 10
@@ -48,7 +48,7 @@ def test_the_readme_is_two_screens_and_its_map_is_of_rooms_that_are_there():
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_imports_on_a_page_exist(page):
-  text = page.read_text().replace('mlp_gan', 'cgan')  # What a reader is to make.
+  text = page.read_text().replace('mlp_gan', 'cgan')  # A reader makes it.
   for name in re.findall(r'`((?:jaxaug|tests|configs|docs)/[\w/]+(?:\.py)?/?)`',
                          text):
     assert (ROOT / name).exists() or name == 'configs/cgan.py', name
