@@ -147,7 +147,7 @@ def _blocks() -> str:
          _table(_arm_rows())]
   out += ['\n## Augmentations\n', '`config.augmentations.NAME = dict('
           'KEY=VALUE)`. ' + ' '.join(_about(standard.make).split()) + '\n',
-          _table(_rows(standard.make, ('where',)))]
+          _table(_rows(standard.make))]
   out += ['\n## Pools\n', '`config.pools.NAME = common.pool(GENERATOR, '
           'KEY=VALUE)`\n', _table(_rows(common.pool))]
   out += ['\n## Published figures\n', '`common.published(CLASSIFIER, ARM, '

@@ -4,7 +4,6 @@ import importlib
 import pathlib
 import sys
 
-import jaxaug
 from jaxaug.core import errors, interrupts
 
 
@@ -26,7 +25,7 @@ def main(argv=None) -> int:
     print('\njaxaug NAME --help says more.')
     return 0
   if name == '--version':
-    print(jaxaug.__version__)
+    print(sys.modules[__package__].__version__)
     return 0
   if name not in known:
     print(f'jaxaug: there is no command {name!r}; expected one of '

@@ -97,14 +97,14 @@ _COLORS = {'brightness': dm_pix.adjust_brightness,
 
 
 def make(
-    *, flip: float = 0.0, shift=0, shift_p: float = 1.0,
+    where: str = 'augment', *, flip: float = 0.0, shift=0, shift_p: float = 1.0,
     rotation=0.0, rotation_p: float = 1.0, zoom=0.0, zoom_p: float = 1.0,
     shear=0.0, shear_p: float = 1.0, brightness=0.0, brightness_p: float = 1.0,
     contrast=0.0, contrast_p: float = 1.0,
     saturation=0.0, saturation_p: float = 1.0, rand_ops: int = 0,
     rand_magnitude: float = 9, cutout=0, cutout_p: float = 1.0,
     padding: str = 'constant', fill: float = -1.0, cutout_fill: float = 0.0,
-    where: str = 'augment') -> Apply:
+    ) -> Apply:
   """Returns the classifier's augmentation; with no argument, the identity.
 
   Flip comes first; zoom, shear, rotation and shift are one resampling (and

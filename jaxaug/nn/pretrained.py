@@ -83,7 +83,7 @@ def find(published: Published, path='', where: str = 'weights',
     raise errors.InputError(
         f'{where}: {published.name} is not at hand and cannot be downloaded '
         f'({wrong}); expected it (sha256 {published.sha256}) at {place}, from '
-        f'{published.url}' + f'; {standins}' * bool(standins) + '.')
+        f'{published.url}{f"; {standins}" if standins else ""}.')
   return place
 
 

@@ -121,7 +121,8 @@ def _located(path: str, given: dict, every: bool):
     line = _line(path, key[0], every)
     if line is None and every:
       raise
-    if line is None:  # As where a block's model is given without its key.
+    # As where a block's model is given without its key.
+    if line is None and '.' in key[0]:
       line = _line(path, key[0].rpartition('.')[0], every)
     place = '' if line is None else f', line {line}'
     raise errors.InputError(f'{path}{place}: {e}') from e
@@ -186,12 +187,17 @@ def _complete(config: dict, given: dict):
       if argument not in block and default is not inspect.Parameter.empty:
         block[argument] = default
   takes = registry.arguments(standard.make)
-  del takes['where']
   for block in config['augmentations'].values():
     for argument in takes:
       block.setdefault(argument, takes[argument])
   for arm in config['arms']:
     arms.complete(arm)
+  source = given.get('config.data.source', config['data']['source'])
+  load = registry.find('datasets', source, 'config.data.source').load
+  for argument, default in registry.arguments(load).items():
+    if default is not inspect.Parameter.empty and (
+        argument not in sections.KEYS['config.data']):
+      config['data'].setdefault(argument, default)
 
 
 # --------------------------------------------------------------- the overrides

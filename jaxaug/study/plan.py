@@ -68,7 +68,8 @@ def open_study(config: dict, workdir: pathlib.Path,
   for name in config['minority']:
     errors.one_of('config.minority', name, names)
   spec = types.ImageSpec(*folds[0].splits.report['shape'], len(names))
-  study = tasks.Study(config, workdir, spec, chosen, machine(config),
+  study = tasks.Study(config, workdir, spec, chosen,
+                      generate.models(config, spec), machine(config),
                       tuple(folds))
   return study._replace(tasks=tuple(_tasks(study, fold) for fold in folds))
 

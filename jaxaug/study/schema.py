@@ -80,8 +80,10 @@ def _check_published(config: dict):
   for i, figure in enumerate(config['published']):
     where = f'config.published[{i}]'
     if not isinstance(figure, dict) or set(figure) != set(PUBLISHED):
+      near = errors.nearest(next(iter(set(figure) - set(PUBLISHED)), ''),
+                            PUBLISHED) if isinstance(figure, dict) else ''
       raise errors.InputError(
-          f'{where}: {figure!r}; expected what common.published returns.')
+          f'{where}: {figure!r}; expected what common.published returns.{near}')
     _named(figure['classifier'], config['classifiers'], f'{where}.classifier',
            'classifier')
     _named(figure['arm'], names, f'{where}.arm', 'arm')
@@ -178,7 +180,7 @@ def check(config: dict):
   for name, block in config['augmentations'].items():
     where = f'config.augmentations.{name}'
     registry.check(standard.make, block, where)
-    standard.make(**block, where=where)
+    standard.make(where, **block)
   verdicts.metrics(config['metric'], config['minority'])
   _check_evaluation(config)
   for section in ('generators', 'pools', 'classifiers'):

@@ -89,6 +89,17 @@ def check_key(where: str, key: str, known):
         f'{errors.nearest(key, known)}')
 
 
+def data_keys(source: str) -> dict:
+  """Returns the keys of config.data and their types, a source's own included.
+
+  Raises:
+    InputError: there is no such source.
+  """
+  load = registry.find('datasets', source, 'config.data.source').load
+  own = {name: p.annotation for name, p in registry.parameters(load).items()}
+  return own | KEYS['config.data']
+
+
 def _check_keys(where: str, given: dict, kinds: dict, optional=()):
   """Raises InputError for a key that is unknown, missing or of a wrong type."""
   for key, value in given.items():
@@ -125,7 +136,11 @@ def check(config: dict):
   """
   for where, kinds in KEYS.items():
     section = config if where == 'config' else config[where[len('config.'):]]
-    _check_keys(where, section, kinds, _OPTIONAL.get(where, ()))
+    optional = _OPTIONAL.get(where, set())
+    if where == 'config.data' and isinstance(section.get('source'), str):
+      kinds = data_keys(section['source'])
+      optional = optional | kinds.keys() - KEYS[where].keys()
+    _check_keys(where, section, kinds, optional)
   for name, block in config['augmentations'].items():
     check_type(f'config.augmentations.{name}', block, dict)
   for where, section, block in blocks(config):

@@ -92,12 +92,14 @@ class Fold(typing.NamedTuple):
 class Study(typing.NamedTuple):
   """What every stage knows: the config, the images, the machine.
 
+  models: generator -> types.GenerativeModel.
   tasks: for each fold, stage -> its tasks by name, in the order of the work.
   """
   config: dict
   workdir: pathlib.Path
   spec: types.ImageSpec
   arms: tuple
+  models: dict
   machine: Machine
   folds: tuple[Fold, ...]
   tasks: tuple[dict[str, dict[str, Task]], ...] = ()

@@ -18,6 +18,8 @@ from jaxaug.core import errors, files, registry, types
 from jaxaug.data import mixing, pixels
 from jaxaug.training import checkpoint, classifier, loop, mesh, metrics_log
 
+# A change of what a training computes belongs here: every key of one has it.
+VERSION = 1
 # Test and validation images that pass through the network at a time.
 EVAL_BATCH = 500
 
@@ -104,8 +106,11 @@ class Axes(typing.NamedTuple):
 
 def pairs(arguments: dict) -> tuple:
   """Returns keyword arguments in an order of their own, hashable."""
-  return tuple(sorted((k, tuple(v) if isinstance(v, list) else v)
-                      for k, v in arguments.items()))
+  def frozen(value):
+    if isinstance(value, (list, tuple)):
+      return tuple(map(frozen, value))
+    return value
+  return tuple(sorted((k, frozen(v)) for k, v in arguments.items()))
 
 
 def plain(classes: int, augmentation: tuple = ()) -> Treatment:
@@ -247,10 +252,11 @@ def _selection(select, validation, every):
   def run(step, state, best, writer):
     best, error, loss = select(best, classifier.variables(state.net), images,
                                labels, jnp.int32(step))
-    for name, values in (('validation_error', error),
-                         ('validation_loss', loss)):
-      writer.scalars(step, {name: values} if not values.ndim else {
-          f'{name}/{i}': value for i, value in enumerate(values)})
+    found = {'validation_error': error, 'validation_loss': loss}
+    if error.ndim:
+      found = {f'{name}/{i}': value for name, values in found.items()
+               for i, value in enumerate(values)}
+    writer.scalars(step, found)
     return best
   return loop.Hook(every, run)
 

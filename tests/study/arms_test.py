@@ -12,7 +12,7 @@ import launch
 from jaxaug.core import files
 from jaxaug.data import images
 from jaxaug.study import budget, run, schema
-from jaxaug.study.stages import generate, judge
+from jaxaug.study.stages import judge
 from jaxaug.training import fit, loop, metrics_log
 
 CONFIG = """
@@ -186,7 +186,7 @@ def test_budgets(config, workdir, tmp_path):
   with run.plan(given, tmp_path) as opened:
     net = list(_networks(tmp_path))[1]
     generator = 4 * budget.generator_flops(
-        generate.model(opened, 'cgan'), opened.spec, 8)
+        opened.models['cgan'], opened.spec, 8)
   more = math.ceil(generator / budget.classifier_flops(net, 8))
   assert more > 0
   for arm, row in found.items():

@@ -216,3 +216,21 @@ def test_a_file_without_a_study_says_what_it_lacks(tmp_path):
   (tmp_path / 'empty.py').write_text('')
   with pytest.raises(errors.InputError, match=r'has no get_config\(variant\)'):
     config_file.load(str(tmp_path / 'empty.py'))
+
+
+def test_a_data_source_has_keys_of_its_own(tmp_path):
+  file = tmp_path / 'own.py'
+  fake = "config.data.source = 'fake'; config.data."
+  file.write_text(OWN.format(edit=f'{fake}height = 12'))
+  config = config_file.load(str(file), ['--config.data.width=16'])
+  assert [config['data'][k] for k in ('height', 'width', 'channels')] == [
+      12, 16, 1]
+  line = refused(tmp_path, f'{fake}hight = 12')
+  assert line.startswith('own.py, line 9: config.data.hight: unknown key')
+  assert "Did you mean 'height'?" in line
+
+
+def test_a_section_that_a_file_removes_is_one_line(tmp_path):
+  assert "lacks 'curve'" in refused(tmp_path, 'del config["curve"]')
+  assert 'config.augmentations.a.where: unknown key' in refused(
+      tmp_path, 'config.augmentations.a = dict(where="x")')

@@ -8,7 +8,7 @@ from jaxaug.core import errors, files, registry
 from jaxaug.data import images
 from jaxaug.study import arms, plan, results, schema
 from jaxaug.study.stages import classify
-from jaxaug.training import classifier
+from jaxaug.training import classifier, fit
 
 GENERATED = {'generate', 'pool', 'audit', 'quality', 'classify', 'results'}
 DRAWN = GENERATED - {'generate'}
@@ -45,7 +45,6 @@ OTHERS = {
     'data.fraction': None,  # Excludes per_class.
     'data.test_fraction': None,
     'data.folds': None, 'data.fold': None,  # See arms_test.
-    'data.height': None, 'data.width': None,
     'evaluation.extractor': 'scattering', 'evaluation.metrics': ('fid', 'kid'),
     'evaluation.weights': None,  # By the digest of the file: extractors_test.
     'curve.metric': 'kid', 'weights': None, 'model': None, 'generator': None,
@@ -88,8 +87,7 @@ def config() -> dict:
       *((block, standard.make) for block in out['augmentations'].values())):
     for build in builds:
       for key, default in registry.arguments(build).items():
-        if key != 'where':
-          block.setdefault(key, default)
+        block.setdefault(key, default)
   out['arms'] = tuple(arms.Arm(**arm)._asdict() for arm in out['arms'])
   return out
 
@@ -228,6 +226,27 @@ def test_a_changed_judge_redoes_the_classifiers_that_a_metric_trains(workdir):
   after = folders(changed(given, ('judge', 'augment'), 'other'), workdir)
   assert before['quality'] == after['quality']  # CAS augments nothing.
   assert before['judge'] != after['judge']
+
+
+def test_a_changed_file_of_weights_redoes_what_starts_from_it(workdir,
+                                                              tmp_path):
+  """Also the classifiers that CAS trains; the file's content is not read."""
+  file = tmp_path / 'w.npz'
+  given = changed(CONFIG, ('evaluation', 'metrics'), ('fid', 'cas'))
+  found = []
+  for content in (b'one', b'another'):
+    file.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(fit, 'build', lambda net: None)
+      block = given['judge'] | {'model': 'resnet', 'depth': 20,
+                                'weights': str(file)}
+      for key in ('widths', 'hidden', 'dropout', 'kernel'):
+        block.pop(key, None)
+      study = plan.open_study(given | {'judge': block}, workdir)
+    found.append({stage: set(tasks) and {t.key for t in tasks.values()}
+                  for stage, tasks in study.tasks[0].items()})
+  redone = {stage for stage in found[0] if found[0][stage] != found[1][stage]}
+  assert redone == {'judge', 'audit', 'quality'}
 
 
 @pytest.fixture

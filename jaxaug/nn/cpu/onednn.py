@@ -207,7 +207,7 @@ def _operation(want, window, x, w, y, dtype):
       stored['x'], free, None, stored['y'], *how, attributes)
   name, _, query = _OPERATIONS[want]
   if want != 'y':
-    bias = [None] * (want == 'w')
+    bias = [None] if want == 'w' else []
     made = _make(f'convolution_{name}_primitive_desc_create', engine, _DIRECT,
                  stored['x'], free, *bias, stored['y'], *how, forward,
                  attributes)

@@ -8,7 +8,6 @@ from jaxaug.core import files, registry
 from jaxaug.data import mixing
 from jaxaug.study import arms, budget, schema
 from jaxaug.study import tasks as study_tasks
-from jaxaug.study.stages import generate
 from jaxaug.training import fit, mesh, metrics_log
 
 # A change of what this stage computes belongs into its key.
@@ -85,7 +84,8 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
                                   block['batch_size']))
   label = fold.label(f'{name}.{arm.name}')
   folders = [study.folder('classify', f'{label}.{run}', [
-      VERSION, study.spec, fold.digests('train', 'validation', 'test'), block,
+      VERSION, fit.VERSION, study.spec,
+      fold.digests('train', 'validation', 'test'), block,
       files.fingerprint(block.get('weights')), steps, arm.how, treatment.key(),
       drawn, seed, order, run, config['eval_every'], config['log_every']])
       for run in range(config['runs'])]
@@ -104,11 +104,12 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
         save_every=machine.save_every, steps_per_call=machine.steps_per_call)
 
   for run, folder in enumerate(folders):
-    all_runs = machine.together and range(config['runs'])
+    runs, title = [run], f'{label}.{run}'
+    if machine.together:
+      runs, title = range(config['runs']), label
     yield study_tasks.Task(
         'classify', task_name(name, arm, run), folder,
-        functools.partial(work, all_runs or [run],
-                          label if all_runs else f'{label}.{run}'),
+        functools.partial(work, runs, title),
         functools.partial(read, folder), steps)
 
 
@@ -121,7 +122,7 @@ def _spare(study) -> dict[str, int]:
     return {arm.name: 0 for arm in study.arms}
   generators, pools = study.config['generators'], study.config['pools']
   cost = {name: block['steps'] * budget.generator_flops(
-      generate.model(study, name), study.spec, block['batch_size'])
+      study.models[name], study.spec, block['batch_size'])
           for name, block in generators.items()}
   taken = {arm.name: cost[pools[arm.pool]['generator']] if arm.pool else 0
            for arm in study.arms}

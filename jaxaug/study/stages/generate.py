@@ -43,7 +43,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 
 def _task(study, fold, name: str) -> study_tasks.Task:
   config, block = study.config, study.config['generators'][name]
-  built, train = model(study, name), fold.splits.train
+  model, train = study.models[name], fold.splits.train
   if block['batch_size'] > len(train.labels):
     raise errors.InputError(
         f'config.generators.{name}.batch_size: {block["batch_size"]}; expected '
@@ -63,21 +63,22 @@ def _task(study, fold, name: str) -> study_tasks.Task:
 
   def work():
     run(folder, name=fold.label(name), spec=study.spec, train=train,
-        train_digest=fold.digests('train')[0], model=built,
+        train_digest=fold.digests('train')[0], model=model,
         steps=block['steps'], batch_size=block['batch_size'], seed=seed,
         devices=machine.devices, log_every=config['log_every'],
         save_every=machine.save_every, sample_every=machine.sample_every,
         steps_per_call=machine.steps_per_call, curve=find_curve())
   return study_tasks.Task('generate', name, folder, work,
-                          functools.partial(read, folder, built),
+                          functools.partial(read, folder, model),
                           block['steps'])
 
 
-def model(study: study_tasks.Study, name: str) -> types.GenerativeModel:
-  """Returns the model of a block, its arguments checked by its signature."""
-  block = study.config['generators'][name]
-  return registry.build('generators', block['model'], schema.arguments(block),
-                        f'config.generators.{name}', study.spec)
+def models(config: dict, spec: types.ImageSpec) -> dict:
+  """Returns name -> types.GenerativeModel of every block, arguments checked."""
+  return {name: registry.build(
+      'generators', block['model'], schema.arguments(block),
+      f'config.generators.{name}', spec)
+      for name, block in config['generators'].items()}
 
 
 def _interpolation(model, spec, key, variables):

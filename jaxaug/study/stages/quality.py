@@ -32,7 +32,9 @@ def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
     trains = {'steps': budget.base_steps(block, len(fold.labels)),
               'batch_size': block['batch_size'], 'seed': study.seed('fit')}
     fit = fits.fitter(net, devices=study.machine.devices, **trains)
-    trains['network'] = [net.model, net.arguments]
+    trains['network'] = [
+        fits.VERSION, net.model, net.arguments,
+        files.fingerprint(block.get('weights'))]
   folder = study.folder('quality', pool.name, [
       VERSION, pool.key, study.extractor.identity, metrics, trains,
       fold.digests('train', 'test')])
@@ -74,7 +76,8 @@ def run(folder: files.Folder, *, name: str, sets: dict,
         found = measure.rows({metric: block}, seen[real], seen[fake],
                              extractor.network, fit=fit)
       except errors.InputError as e:  # Too few images for one is no disaster.
-        notes += [str(e)] * (str(e) not in notes)
+        if str(e) not in notes:
+          notes.append(str(e))
         continue
       for row in found:
         entry = rows.setdefault(row.name, {
