@@ -193,11 +193,9 @@ def _complete(config: dict, given: dict):
   for arm in config['arms']:
     arms.complete(arm)
   source = given.get('config.data.source', config['data']['source'])
-  load = registry.find('datasets', source, 'config.data.source').load
-  for argument, default in registry.arguments(load).items():
-    if default is not inspect.Parameter.empty and (
-        argument not in sections.KEYS['config.data']):
-      config['data'].setdefault(argument, default)
+  for argument, p in sections.of_source(source).items():
+    if p.default is not inspect.Parameter.empty:
+      config['data'].setdefault(argument, p.default)
 
 
 # --------------------------------------------------------------- the overrides

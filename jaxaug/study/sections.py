@@ -1,8 +1,10 @@
 """What a config is made of: its sections, their keys and the types of these."""
+import inspect
 import types
 import typing
 
 from jaxaug.core import errors, registry
+from jaxaug.data import splits
 from jaxaug.study import arms
 
 _Pixels = int | tuple | None
@@ -89,15 +91,16 @@ def check_key(where: str, key: str, known):
         f'{errors.nearest(key, known)}')
 
 
-def data_keys(source: str) -> dict:
-  """Returns the keys of config.data and their types, a source's own included.
+def of_source(source: str) -> dict[str, inspect.Parameter]:
+  """Returns the keys of config.data that are a source's own, by name.
 
   Raises:
     InputError: there is no such source.
   """
   load = registry.find('datasets', source, 'config.data.source').load
-  own = {name: p.annotation for name, p in registry.parameters(load).items()}
-  return own | KEYS['config.data']
+  shared = {*KEYS['config.data'], *registry.arguments(splits.make)}
+  return {name: p for name, p in registry.parameters(load).items()
+          if name not in shared}
 
 
 def _check_keys(where: str, given: dict, kinds: dict, optional=()):
@@ -138,8 +141,9 @@ def check(config: dict):
     section = config if where == 'config' else config[where[len('config.'):]]
     optional = _OPTIONAL.get(where, set())
     if where == 'config.data' and isinstance(section.get('source'), str):
-      kinds = data_keys(section['source'])
-      optional = optional | kinds.keys() - KEYS[where].keys()
+      own = of_source(section['source'])
+      kinds = kinds | {name: p.annotation for name, p in own.items()}
+      optional = optional | own.keys()
     _check_keys(where, section, kinds, optional)
   for name, block in config['augmentations'].items():
     check_type(f'config.augmentations.{name}', block, dict)
