@@ -58,7 +58,7 @@ class Arm(typing.NamedTuple):
   def how(self) -> dict:
     """What it says of its images, without what it leaves open."""
     given = {key: getattr(self, key) for key in HOW}
-    return {k: v for k, v in given.items() if v not in (None, False)}
+    return {k: v for k, v in given.items() if v is not None and v is not False}
 
   @property
   def with_partners(self) -> bool:

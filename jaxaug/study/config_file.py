@@ -39,6 +39,7 @@ def load(spec: str, overrides=()) -> dict:
     sections.check(config)
     _complete(config, given)
   config = _plain(_override(config, overrides))
+  sections.check(config)
   with _located(path, given, every=True):
     schema.check(config)
   return config

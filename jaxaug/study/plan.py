@@ -33,7 +33,7 @@ def machine(config: dict) -> tasks.Machine:
   blocks = (*config['generators'].values(), *config['classifiers'].values(),
             config['judge'])
   devices = mesh.make(batch_sizes=[
-      block['batch_size'] // block.get('accumulate', 1) or 1
+      block['batch_size'] // (block.get('accumulate') or 1) or 1
       for block in blocks])
   on_cpu = jax.default_backend() == 'cpu'
   return tasks.Machine(

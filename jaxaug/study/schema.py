@@ -51,7 +51,7 @@ def _named(value, known, where: str, what: str):
 
 
 def _folder_name(name: str, where: str):
-  if '/' in name or name.startswith('.'):
+  if '/' in name or name.startswith('.') or not name.isprintable() or not name:
     raise errors.InputError(
         f'{where}: {name!r}; expected a name without "/" that can be a folder.')
 
@@ -165,7 +165,9 @@ def _can_choose(block) -> bool:
 
 def check(config: dict):
   """Raises InputError for what is wrong whatever the data is."""
+  _folder_name(config['name'], 'config.name')
   errors.count('config.runs', config['runs'])
+  errors.count('config.data.folds', config['data'].get('folds') or 0, least=0)
   for key in ('log_every', 'save_every', 'sample_every', 'eval_every'):
     errors.count(f'config.{key}', config[key])
   errors.count('config.steps_per_call', config['steps_per_call'], least=0)

@@ -191,16 +191,110 @@ TRIED = [(path, other(path, value_at(path))) for path in PATHS]
 TRIED = [(path, value) for path, value in TRIED if value is not None]
 
 
+def own_runs(path) -> set[str] | None:
+  """Returns the arms that a key is about; None for one that is about more."""
+  if path[0] == 'arms':
+    return {CONFIG['arms'][path[1]]['name']}
+  if path[0] == 'augmentations' and path[1] == 'standard':
+    return {arm['name'] for arm in CONFIG['arms'] if arm['augment'] == path[1]}
+  return set() if path[0] == 'augmentations' else None
+
+
 @pytest.mark.parametrize('path, value', TRIED, ids=[
     '.'.join(map(str, path)) for path, _ in TRIED])
 def test_a_key_redoes_what_reads_it(before, workdir, path, value):
   assert value != value_at(path)
   after = folders(changed(CONFIG, path, value), workdir)
   redone = {stage for stage in before if before[stage] != after[stage]}
-  assert redone == readers(path) or (
-      # Of arms and what only they use: nothing but their own runs.
-      path[0] in ('arms', 'augmentations') and redone <= readers(path)
-      and 'results' in redone)
+  arms_redone = {key.split('.')[1] for key in before['classify'] -
+                 after['classify']}
+  about = own_runs(path)
+  if about is None:
+    assert redone == readers(path)
+    return
+  without = path[-1] == 'baseline'
+  assert arms_redone == (set() if without else about), path
+  judged = path[:2] == ('augmentations', 'standard')
+  assert redone == {'results'} | ({'classify'} if arms_redone else set()) | (
+      JUDGED if judged else set())
+
+
+def replaced(study, **fields):
+  """Returns a study and its fold with a part changed, nothing done anew."""
+  fold = study.folds[0]
+  if 'digest' in fields:
+    report = fold.splits.report
+    report = report | {'digests': report['digests'] | {
+        fields.pop('digest'): 'another'}}
+    fold = fold._replace(splits=fold.splits._replace(report=report))
+  if 'sizes' in fields:
+    fold = fold._replace(pool_sizes=fields.pop('sizes'))
+  return study._replace(**fields), fold
+
+
+SPLITS = {'generate': {'train', 'validation'}, 'pool': {'train'},
+          'judge': {'train', 'validation', 'test', 'unused'},
+          'audit': {'train', 'test'}, 'quality': {'train', 'test'},
+          'classify': {'train', 'validation', 'test'}}
+PURPOSES = {'generate': {'generator'}, 'pool': {'pool'}, 'audit': set(),
+            'judge': {'judge', 'classifier'}, 'quality': {'fit'},
+            'classify': {'classifier', 'batches'}}
+
+
+@pytest.fixture(scope='module')
+def opened(workdir):
+  given = changed(CONFIG, ('evaluation', 'metrics'), ('fid', 'cas'))
+  return plan.open_study(given, workdir)
+
+
+@pytest.mark.parametrize('stage', plan.STAGES)
+def test_each_part_moves_a_stage_though_nothing_before_it_moves(
+    opened, stage, monkeypatch):
+  """Versions, contents of splits, seeds, the spec, what the pool must hold."""
+  module, made = plan.STAGES[stage], opened.tasks[0]
+  def keys(study, fold):
+    return [task.key for task in module.tasks(study, fold, made)]
+  now = keys(opened, opened.folds[0])
+  assert now == [task.key for task in made[stage].values()]
+  def moves(**fields):
+    after = keys(*replaced(opened, **fields))
+    moved = [a != b for a, b in zip(now, after, strict=True)]
+    assert all(moved) or not any(moved)
+    return all(moved)
+  for split in ('train', 'validation', 'test', 'unused'):
+    assert moves(digest=split) == (split in SPLITS[stage]), split
+  assert moves(sizes={'cgan': 111}) == (stage == 'pool')
+  spec = opened.spec._replace(channels=3)
+  assert moves(spec=spec) == (stage in ('generate', 'judge', 'classify'))
+  seed = type(opened).seed
+  for purpose in ('generator', 'pool', 'judge', 'classifier', 'batches', 'fit'):
+    with monkeypatch.context() as patch:
+      patch.setattr(type(opened), 'seed', lambda self, *of, purpose=purpose: (
+          seed(self, *of) + (of[0] == purpose)))
+      assert moves() == (purpose in PURPOSES[stage]), purpose
+  with monkeypatch.context() as patch:
+    patch.setattr(module, 'VERSION', 99)
+    assert moves()
+
+
+def test_each_task_of_before_moves_what_reads_it(opened):
+  made = opened.tasks[0]
+  reads = {'pool': {'generate'}, 'audit': {'pool', 'judge'},
+           'quality': {'pool'}, 'classify': {'pool'}}
+  for stage, module in plan.STAGES.items():
+    now = [task.key for task in made[stage].values()]
+    for other in plan.STAGES:
+      moved = {name: task._replace(folder=files.folder('/x', 'moved'))
+               for name, task in made[other].items()}
+      after = [task.key for task in module.tasks(
+          opened, opened.folds[0], made | {other: moved})]
+      assert (now != after) == (other in reads.get(stage, ())), (stage, other)
+  place = results.folder(opened)
+  for i, tasks in enumerate(made.values()):
+    task = next(iter(tasks.values()))._replace(
+        folder=files.folder('/x', f'moved-{i}'))
+    other = opened._replace(tasks=(made | {task.stage: {task.name: task}},))
+    assert results.folder(other) != place
 
 
 def test_nearly_every_key_is_tried():
