@@ -297,6 +297,43 @@ def test_each_task_of_before_moves_what_reads_it(opened):
     assert results.folder(other) != place
 
 
+class Recording(dict):
+  """A part of a config that notes the path of every value that is read."""
+
+  def __init__(self, values, seen, path=()):
+    super().__init__({
+        key: Recording(value, seen, (*path, key)) if isinstance(value, dict)
+        else value for key, value in values.items()})
+    self.seen, self.path = seen, path
+
+  def __getitem__(self, key):
+    value = super().__getitem__(key)
+    if not isinstance(value, dict):
+      self.seen.add((*self.path, key))
+    return value
+
+  def get(self, key, default=None):
+    return self[key] if key in self else default
+
+  def __iter__(self):  # So that ** reads by the above.
+    return super().__iter__()
+
+
+def test_work_reads_no_key_but_those_that_redo_it(tmp_path):
+  seen = set()
+  given = changed(changed(CONFIG, ('runs',), 1), ('curve', 'every'), 2)
+  study = plan.open_study(Recording(given, seen), tmp_path)
+  for stage, tasks in study.tasks[0].items():
+    for task in tasks.values():
+      if not task.done:
+        seen.clear()
+        task.work()
+        # The extractor, whose identity is in keys, weights by their digest.
+        seen -= {('evaluation', 'weights'), ('evaluation', 'batch_size')}
+        assert all(stage in readers(path) for path in seen), (stage, seen)
+    assert seen or stage in ('data', 'audit', 'quality')
+
+
 def test_nearly_every_key_is_tried():
   assert len(TRIED) > 0.6 * len(PATHS) > 60
   for path in PATHS:
