@@ -125,6 +125,12 @@ def _sections(said) -> str:
     own = [key for key in kinds if kinds[key] is not dict]
     out += [_table((f'{where}.{key}', _kind(kinds[key]), values[key],
                     said[f'{where}.{key}']) for key in own)]
+  lines = _said(common.classifier) | _said(classifier.make_optimizer) | {
+      'augment': "a name of config.augmentations, or ''"}
+  lines['model'] = lines.get('model', 'a file of classifiers/')
+  out += ['\n## config.judge\n', f'{said["config.judge"]}\n',
+          _table((f'config.judge.{key}', type(value).__name__, value,
+                  lines[key]) for key, value in base['judge'].items())]
   blocks = [f'config.{key}' for key, kind in sections.KEYS['config'].items()
             if kind is dict and f'config.{key}' not in sections.KEYS]
   out += ['\n## Blocks by name\n', '| section | |', '|---|---|',
