@@ -76,6 +76,25 @@ def garments():
   return registry.find('datasets', 'fashion_mnist_small').load()
 
 
+def part(split, rows):
+  """Returns some rows of a types.Split."""
+  return type(split)(*(x[rows] for x in split))
+
+
+@pytest.fixture(scope='session')
+def train(garments):
+  """Twenty training images of each class."""
+  import numpy as np
+  return part(garments.train, np.concatenate([
+      np.flatnonzero(garments.train.labels == k)[:20] for k in range(10)]))
+
+
+@pytest.fixture(scope='session')
+def validation(garments):
+  """Images that are not among them."""
+  return part(garments.test, slice(0, 300))
+
+
 @pytest.fixture(scope='module')
 def by_pixel():
   """A feature extractor that costs nothing: the pixels themselves."""

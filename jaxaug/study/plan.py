@@ -55,10 +55,11 @@ def open_study(config: dict, workdir: pathlib.Path,
   """
   chosen = arms.read(config['arms'])
   folds = []
-  for task in data.tasks(config, workdir):
+  there = data.tasks(config, workdir)
+  instead = data.tasks(config, scratch) if scratch else there
+  for task, other in zip(there, instead, strict=True):
     if not task.done:
-      if scratch:
-        task = data.tasks(config, scratch)[len(folds)]
+      task = other
       task.work()
     made = task.read()
     number = len(folds) if data.folds(config) > 1 else None

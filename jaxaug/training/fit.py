@@ -18,7 +18,7 @@ from jaxaug.core import errors, files, registry, types
 from jaxaug.data import mixing, pixels
 from jaxaug.training import checkpoint, classifier, loop, mesh, metrics_log
 
-# A change of what a training computes belongs here: every key of one has it.
+# A change of what a training computes belongs here: see Network.key.
 VERSION = 1
 # Test and validation images that pass through the network at a time.
 EVAL_BATCH = 500
@@ -43,6 +43,11 @@ class Network(typing.NamedTuple):
   where: str
   model: str
   arguments: tuple[tuple[str, typing.Any], ...]
+
+  def key(self) -> list:
+    """Names its training in a hash, by the file of its first weights too."""
+    return [VERSION, self.model, self.arguments,
+            files.fingerprint(dict(self.arguments).get('weights'))]
 
 
 class Feed(typing.NamedTuple):

@@ -2,28 +2,13 @@
 import numpy as np
 import pytest
 
-from jaxaug.core import types
 from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
 from jaxaug.evaluation import features as extraction
+from tests.conftest import part
 
 SHARES = {'obedience': 0.5, 'diversity': 0.5}
 EVERY = 2
-
-
-def part(split, rows):
-  return types.Split(*(x[rows] for x in split))
-
-
-@pytest.fixture(scope='module')
-def train(garments):
-  return part(garments.train, np.concatenate([
-      np.flatnonzero(garments.train.labels == k)[:20] for k in range(10)]))
-
-
-@pytest.fixture(scope='module')
-def validation(garments):
-  return part(garments.test, slice(0, 300))
 
 
 def looks(by_pixel, validation, train, **given):

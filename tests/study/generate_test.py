@@ -11,36 +11,14 @@ import pytest
 from jaxaug.core import files, interrupts, types
 from jaxaug.data import images, mixing, pixels
 from jaxaug.evaluation import collapse
-from jaxaug.evaluation import curve as curves
 from jaxaug.study import results
 from jaxaug.study.stages import generate
 from jaxaug.training import mesh, metrics_log
+from tests.evaluation.curve_test import looks
 
 DEVICES = mesh.make()
 SPEC = types.ImageSpec(28, 28, 1, 10)
-SHARES = {'obedience': 0.5, 'diversity': 0.5}
-STEPS, EVERY = 20, 2
-
-
-def part(split, rows):
-  return types.Split(*(x[rows] for x in split))
-
-
-@pytest.fixture(scope='module')
-def train(garments):
-  return part(garments.train, np.concatenate([
-      np.flatnonzero(garments.train.labels == k)[:20] for k in range(10)]))
-
-
-@pytest.fixture(scope='module')
-def validation(garments):
-  return part(garments.test, slice(0, 300))
-
-
-def looks(by_pixel, validation, train, **given):
-  return curves.make(by_pixel, validation, 10, train=train, **{
-      'metric': 'fid', 'every': EVERY, 'images': 200, 'shares': SHARES,
-      **given})
+STEPS = 20
 
 
 # ------------------------------------------------------------- the training

@@ -11,12 +11,9 @@ from jaxaug.evaluation import measure
 from jaxaug.study import results
 from jaxaug.study.stages import generate, quality
 from jaxaug.training import mesh, metrics_log
+from tests.conftest import part
 
 DEVICES = mesh.make()
-
-
-def part(split, rows):
-  return types.Split(*(x[rows] for x in split))
 
 
 def test_a_pool_of_real_images_is_like_them(tmp_path, garments, by_pixel):

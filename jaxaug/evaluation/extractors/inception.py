@@ -288,7 +288,7 @@ def build(*, weights: str = '', resize: str = 'tf1',
   errors.one_of('resize', resize, _RULES)
   errors.one_of('download', download, (True, False))
   file = pretrained.find(_PUBLISHED, weights, download=download,
-                    standins=pretrained.STANDINS)
+                         standins=pretrained.STANDINS)
   digest = pretrained.digest(file)
   name = 'inception' if resize == 'tf1' else f'inception_{resize}'
   less, by, whose = _RULES[resize]

@@ -124,7 +124,7 @@ def build(*, weights: str = '', side: int = 160,
   errors.count('side', side, least=32)
   errors.one_of('download', download, (True, False))
   file = pretrained.find(_PUBLISHED, weights, download=download,
-                    standins=pretrained.STANDINS)
+                         standins=pretrained.STANDINS)
   take, names = _taker(file)
   torch = 'features.0.0.weight' in names
   params = (_of_torch if torch else _of_tensorflow)(take)

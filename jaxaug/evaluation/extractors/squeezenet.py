@@ -113,7 +113,7 @@ def build(*, weights: str = '', side: int = 160,
   errors.count('side', side, least=32)
   errors.one_of('download', download, (True, False))
   file = pretrained.find(_PUBLISHED, weights, download=download,
-                    standins=pretrained.STANDINS)
+                         standins=pretrained.STANDINS)
   params, torch = _read(file)
 
   def apply(variables, images):

@@ -109,7 +109,7 @@ def build(*, weights: str = '', layer: str = 'pool5', side: int = 224,
     raise errors.InputError(f'layer: fc2 of side {side} and grid {grid}; '
                             'expected side 224 and grid 1.')
   file = pretrained.find(_PUBLISHED, weights, download=download,
-                    standins=pretrained.STANDINS)
+                         standins=pretrained.STANDINS)
   params, torch = _read(file, top)
 
   def apply(variables, images):

@@ -84,9 +84,9 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
                                   block['batch_size']))
   label = fold.label(f'{name}.{arm.name}')
   folders = [study.folder('classify', f'{label}.{run}', [
-      VERSION, fit.VERSION, study.spec,
-      fold.digests('train', 'validation', 'test'), block,
-      files.fingerprint(block.get('weights')), steps, arm.how, treatment.key(),
+      VERSION, net.key(), study.spec,
+      fold.digests('train', 'validation', 'test'), block, steps, arm.how,
+      treatment.key(),
       drawn, seed, order, run, config['eval_every'], config['log_every']])
       for run in range(config['runs'])]
 

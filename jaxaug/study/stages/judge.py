@@ -56,10 +56,10 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
   treatment = fit.plain(study.spec.num_classes, fit.pairs(augmentation))
   steps = budget.base_steps(block, count)
   folder = study.folder('judge', fold.label(NAME), [
-      VERSION, fit.VERSION, study.spec,
+      VERSION, net.key(), study.spec,
       fold.digests('train', 'validation', 'test', 'unused'),
-      block, files.fingerprint(block.get('weights')), steps,
-      treatment.key(), order, seed, config['eval_every'], config['log_every']])
+      block, steps, treatment.key(), order, seed, config['eval_every'],
+      config['log_every']])
 
   def work():
     bank = fit.Bank(*mesh.replicate(machine.devices, (

@@ -32,9 +32,7 @@ def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
     trains = {'steps': budget.base_steps(block, len(fold.labels)),
               'batch_size': block['batch_size'], 'seed': study.seed('fit')}
     fit = fits.fitter(net, devices=study.machine.devices, **trains)
-    trains['network'] = [
-        fits.VERSION, net.model, net.arguments,
-        files.fingerprint(block.get('weights'))]
+    trains['network'] = net.key()
   folder = study.folder('quality', pool.name, [
       VERSION, pool.key, study.extractor.identity, metrics, trains,
       fold.digests('train', 'test')])
@@ -66,8 +64,8 @@ def run(folder: files.Folder, *, name: str, sets: dict,
   """
   begun, blocks = time.monotonic(), measure.blocks(metrics)
   seen = {which: _extract(extractor, split, measure.needs(blocks),
-                       f'{which} images of {name}',
-                       cache if which != 'pool' else None)
+                          f'{which} images of {name}',
+                          cache if which != 'pool' else None)
           for which, split in sets.items()}
   rows, notes = {}, []
   for against, (real, fake) in PAIRS.items():
