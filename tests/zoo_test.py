@@ -125,8 +125,24 @@ def _labels(spec):
   return np.arange(7, dtype=np.int32) % spec.num_classes
 
 
+@_each('generators')
+def test_generator_takes_grey_images(name):
+  """As it is by default; shapes only."""
+  model = registry.find('generators', name).build(GREY)
+  state = jax.eval_shape(model.init, KEY)
+  batch = _gan_batch(model, GREY)
+  new, logs = jax.eval_shape(model.step, state, batch, KEY)
+  shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), x)
+            for x in (state, new)]
+  assert shapes[0] == shapes[1] and logs
+  images = jax.eval_shape(lambda state: model.sample(
+      model.variables(state), KEY, _labels(GREY)), state)
+  assert images.shape == (7, 28, 28, 1) and images.dtype == jnp.float32
+
+
 @pytest.mark.parametrize('spec, dtype', [
-    (GREY, 'float32'), (WIDE, 'float32'), (WIDE, 'bfloat16')], ids=str)
+    pytest.param(GREY, 'float32', marks=pytest.mark.slow), (WIDE, 'float32'),
+    (WIDE, 'bfloat16')], ids=str)
 @_each('generators')
 def test_generator(name, spec, dtype, tmp_path):
   made = _made(name, spec, dtype)
@@ -180,13 +196,10 @@ def _classifier(name, spec, **given):
   return build(spec, **SMALL.get(name, {}), **given)
 
 
-@pytest.mark.parametrize('spec, given', [
-    (GREY, {}), pytest.param(types.ImageSpec(16, 24, 3, 2),
-                             {'dtype': 'bfloat16'}, marks=pytest.mark.slow)],
-    ids=str)
-@_each('classifiers')
-def test_classifier(name, spec, given):
-  rule = classifier.make(spec, _classifier(name, spec, **given),
+@functools.lru_cache(1)
+def _trained(name, spec, dtype):
+  """A classifier after two steps: (variables, images, look at them)."""
+  rule = classifier.make(spec, _classifier(name, spec, dtype=dtype),
                          learning_rate=0.01, weight_decay=0.0)
   state = quick.jit(rule.init)(KEY, 4)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.net.params))
@@ -205,17 +218,25 @@ def test_classifier(name, spec, given):
   for (path, a), b in zip(jax.tree.leaves_with_path(before),
                           jax.tree.leaves(state.net.params), strict=True):
     assert not np.array_equal(a, b), jax.tree_util.keystr(path)
-  variables = classifier.variables(state.net)
-  logits, features = quick.jit(lambda x: (rule.predict(variables, x),
-                                    rule.features(variables, x)))(images)
+  return classifier.variables(state.net), images, quick.jit(
+      lambda variables, images: (rule.predict(variables, images),
+                                 rule.features(variables, images)))
+
+
+@pytest.mark.parametrize('spec, dtype', [
+    (WIDE, 'float32'), *(pytest.param(*case, marks=pytest.mark.slow) for case in
+                         ((GREY, 'float32'), (WIDE, 'bfloat16')))], ids=str)
+@_each('classifiers')
+def test_classifier(name, spec, dtype):
+  variables, images, look = _trained(name, spec, dtype)
+  logits, features = look(variables, images)
   assert logits.shape == (6, spec.num_classes)
   assert logits.dtype == features.dtype == jnp.float32 and _finite(logits)
   assert features.ndim == 2 and len(features) == 6
   # A prediction does not depend on its neighbours.
-  images[2:] = 1 - images[2:]
-  again = quick.jit(rule.predict)(variables, images)
-  np.testing.assert_allclose(again[:2], logits[:2], atol=5e-3 if given else
-                             1e-5)
+  again, _ = look(variables, np.concatenate([images[:2], 1 - images[2:]]))
+  np.testing.assert_allclose(
+      again[:2], logits[:2], atol=1e-5 if dtype == 'float32' else 5e-3)
 
 
 @pytest.mark.parametrize('size, channels, classes', [
@@ -312,15 +333,12 @@ def test_generator_computes_alike_in_half_precision(name):
 @_with_dtype('classifiers')
 def test_classifier_computes_alike_in_half_precision(name):
   """Logits by the averages; weights and averages stay float32."""
-  wide, half = (_classifier(name, WIDE, dtype=dtype)
-                for dtype in ('float32', 'bfloat16'))
-  images = np.random.default_rng(0).uniform(-1, 1, (4, *WIDE[:3]))
-  images = np.float32(images)
-  variables = quick.jit(lambda x: wide.init(KEY, x, train=False))(images)
+  variables, images, look = _trained(name, WIDE, 'float32')
+  half = _classifier(name, WIDE, dtype='bfloat16')
   own = jax.eval_shape(lambda x: half.init(KEY, x, train=False), images)
   assert {*jax.tree.leaves(_dtypes(own))} == {jnp.dtype('float32')}
-  a, b = (quick.jit(lambda v, x, m=m: m.apply(v, x, train=False))(
-      variables, images) for m in (wide, half))
+  a, _ = look(variables, images)
+  b = quick.jit(lambda v, x: half.apply(v, x, train=False))(variables, images)
   assert b.dtype == jnp.float32 and not np.array_equal(a, b)
   np.testing.assert_allclose(a, b, atol=0.03 * np.abs(a).max())
 
