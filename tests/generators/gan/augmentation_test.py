@@ -11,7 +11,7 @@ from tests.generators.gan import stubs
 def test_diff_augment_treats_both_sides():
   model, state = stubs.model(diff_augment='brightness')
   batch = stubs.batch()
-  new, _ = model.step(state, batch, stubs.KEY)
+  new, _ = quick.jit(model.step)(state, batch, stubs.KEY)
   real, fake = np.split(np.asarray(new.d.stats['x_last']), 2)
   for seen, plain in ((real, stubs.real(batch)),
                       (fake, stubs.image(new.g.stats['z_before']))):
@@ -25,7 +25,7 @@ def test_diff_augment_of_the_fakes_reaches_g():
   batch, grads = stubs.batch(), []
   for policy in 'cutout', '':
     model, state = stubs.model(diff_augment=policy, d_lr=1e-30)
-    new, _ = model.step(state, batch, stubs.KEY)
+    new, _ = quick.jit(model.step)(state, batch, stubs.KEY)
     grads.append(state.g.params['gain'] - new.g.params['gain'])
   assert np.all(grads[0] != grads[1]) and np.any(grads[0])
 

@@ -17,9 +17,9 @@ def test_average_is_its_formula_with_the_warm_up():
   model, state = stubs.model(ema_decay=0.2, g_lr=0.1)
   def now(state):
     return stubs.flat({'params': state.g.params, 'batch_stats': state.g.stats})
-  want, seen = now(state), set()
+  want, seen, step = now(state), set(), quick.jit(model.step)
   for t in range(4):
-    state, _ = model.step(state, stubs.batch(t), stubs.KEY)
+    state, _ = step(state, stubs.batch(t), stubs.KEY)
     decay = (1 / 10, 2 / 11, 0.2, 0.2)[t]
     want = {k: decay * np.asarray(v, np.float64) + (1 - decay) * now(state)[k]
             for k, v in want.items()}
@@ -35,17 +35,18 @@ def test_sampling_uses_the_average_and_leaves_it_alone():
   model, state = stubs.model()
   labels = jnp.arange(6) % 3
   far = {**state.ema, 'params': {'gain': jnp.full(8, 0.5)}}
-  near, half = (model.sample(v, stubs.KEY, labels) for v in (state.ema, far))
+  sample = quick.jit(model.sample)
+  near, half = (sample(v, stubs.KEY, labels) for v in (state.ema, far))
   assert np.abs(near).max() > 0.5
   np.testing.assert_allclose(half, 0.5 * near, rtol=1e-6)
   np.testing.assert_array_equal(
-      near, model.sample(model.variables(state), stubs.KEY, labels))
+      near, sample(model.variables(state), stubs.KEY, labels))
 
 
 def test_the_average_is_a_copy_and_then_an_average_without_warm_up():
   model, state = stubs.model(ema_start=3, ema_decay=0.9, g_lr=0.2, d_lr=0.05)
-  seen = set()
-  for i, before, after, _, _ in stubs.run(model, state, 6):
+  seen, step = set(), jax.jit(model.step)  # Of noise to the bit.
+  for i, before, after, _, _ in stubs.run(model, state, 6, step):
     now = {'params': after.g.params, 'batch_stats': after.g.stats}
     if i < 3:
       jax.tree.map(np.testing.assert_array_equal, after.ema, now)
@@ -63,14 +64,16 @@ def test_decoded_noise_is_the_sample_of_it(monkeypatch, statistics):
                      g_widths=(6, 5), d_widths=(5,), g_norm='batch',
                      statistics=statistics)
   assert model.z_dim == 5
-  variables = model.variables(jax.jit(model.init)(stubs.KEY))
+  variables = quick.jit(lambda: model.variables(model.init(stubs.KEY)))()
   labels = jnp.arange(6) % 3
-  z = jax.random.normal(jax.random.key(3), (6, 5))
-  got = model.decode(variables, z, labels)
+  z = np.float32(np.random.default_rng(3).normal(size=(6, 5)))
+  decode = quick.jit(model.decode)
+  got = decode(variables, z, labels)
   assert got.shape == (6, 8, 8, 1) and got.dtype == jnp.float32
   monkeypatch.setattr(jax.random, 'normal', lambda key, shape: z)
-  np.testing.assert_array_equal(got, model.sample(variables, stubs.KEY, labels))
-  other = model.decode(variables, -z, labels)
+  np.testing.assert_array_equal(got, quick.jit(model.sample)(
+      variables, stubs.KEY, labels))
+  other = decode(variables, -z, labels)
   assert np.abs(got - other).max() > 1e-3
 
 
@@ -93,7 +96,7 @@ def test_standing_statistics_are_those_of_the_averaged_weights(classes):
   build = {name: gan.make(spec, _Normed(classes), stubs.D(), z_dim=8,
                           statistics=name)
            for name in ('running', 'standing')}
-  state = build['running'].init(stubs.KEY)
+  state = quick.jit(build['running'].init)(stubs.KEY)
   rng = np.random.default_rng(0)
   w = {'map': {'kernel': rng.normal(size=(8, 8)), 'bias': rng.normal(size=8)},
        'class': {'embedding': np.linspace(-1, 3, classes)[:, None]}}
@@ -102,7 +105,8 @@ def test_standing_statistics_are_those_of_the_averaged_weights(classes):
   kept = jax.tree.map(np.array, ema)
   state = state._replace(ema=ema)
   assert build['running'].variables(state) is ema
-  variables = build['standing'].variables(state)
+  standing = quick.jit(build['standing'].variables)
+  variables = standing(state)
   jax.tree.map(np.testing.assert_array_equal, ema, kept)
   jax.tree.map(np.testing.assert_array_equal, variables['params'],
                ema['params'])
@@ -119,10 +123,9 @@ def test_standing_statistics_are_those_of_the_averaged_weights(classes):
   np.testing.assert_array_less(
       np.abs(got['var'] - remains * 50 - (1 - remains) * var),
       5 * var * np.sqrt(2 / (19 * 64)))
-  jax.tree.map(np.testing.assert_array_equal, variables,
-               build['standing'].variables(state))
-  images = build['standing'].sample(variables, stubs.KEY,
-                                    jnp.arange(4000) % classes)
+  jax.tree.map(np.testing.assert_array_equal, variables, standing(state))
+  images = quick.jit(build['standing'].sample)(
+      variables, stubs.KEY, np.arange(4000) % classes)
   flat = np.asarray(images).reshape(-1, 8)
   assert np.abs(flat.mean(0)).max() < 0.3 and np.abs(flat.std(0) - 1).max() < .3
 
@@ -134,13 +137,14 @@ def test_sample_by_running_statistics_or_by_those_of_the_batch():
                        g_widths=(6, 5, 4), d_widths=(5, 7), g_norm='batch',
                        statistics=statistics)
     variables = model.variables(quick.jit(model.init)(stubs.KEY))
-    images = model.sample(variables, stubs.KEY, labels)
+    sample = quick.jit(model.sample)
+    images = sample(variables, stubs.KEY, labels)
     assert images.shape == (6, 12, 8, 3) and images.dtype == jnp.float32
     assert (np.abs(images) <= 1).all()
     np.testing.assert_array_equal(
-        images, model.sample(variables, stubs.KEY, labels))
+        images, sample(variables, stubs.KEY, labels))
     # Another class of the last image; the first ones feel it through the batch.
-    other = model.sample(variables, stubs.KEY, labels.at[-1].set(3))
+    other = sample(variables, stubs.KEY, labels.at[-1].set(3))
     same = np.allclose(images[:-1], other[:-1], atol=1e-7)
     assert same == alone
     assert not np.allclose(images[-1], other[-1], atol=1e-3)

@@ -13,6 +13,7 @@ from jaxaug.core import types
 from jaxaug.generators import cgan
 from jaxaug.generators.gan import losses, penalties
 from jaxaug.nn import layers
+from tests import quick
 
 RNG = np.random.default_rng(0)
 REAL, FAKE = RNG.uniform(-1, 1, (2, 2, 5, 4, 3)).astype(np.float32)
@@ -34,7 +35,7 @@ class _Critic(nn.Module):
 @functools.cache
 def _critic():
   """params with biases too, and the same in float64."""
-  params = _Critic().init(KEY, jnp.asarray(REAL))['params']
+  params = quick.jit(_Critic().init)(KEY, REAL)['params']
   rng = np.random.default_rng(1)
   params = jax.tree.map(lambda w: (w + rng.normal(0, 0.2, w.shape)).astype(
       np.float32), jax.tree.map(np.asarray, params))
@@ -98,7 +99,7 @@ def test_the_critic_is_the_fast_convolution_and_the_reference_the_same():
   params, wide = _critic()
   jaxpr = str(jax.make_jaxpr(_score(params))(REAL))
   assert jaxpr.count('jaxaug_convolution') >= len(_Critic.kernels)
-  np.testing.assert_allclose(_score(params)(REAL), _numpy_score(
+  np.testing.assert_allclose(quick.jit(_score(params))(REAL), _numpy_score(
       wide, REAL.astype(np.float64)), rtol=1e-5)
 
 
@@ -106,7 +107,7 @@ def test_r1_and_its_gradient():
   params, wide = _critic()
   def want(params):
     return np.square(_numpy_norms(params, REAL)).mean()
-  got, grads = jax.jit(jax.value_and_grad(
+  got, grads = quick.jit(jax.value_and_grad(
       lambda params: penalties.r1(_score(params), REAL)))(params)
   assert got.dtype == jnp.float32 and got.shape == ()
   np.testing.assert_allclose(got, want(wide), rtol=1e-5)
@@ -123,7 +124,7 @@ def test_gradient_penalty_and_its_gradient():
   jax.effects_barrier()
   def want(params):
     return np.square(_numpy_norms(params, seen[0]) - 1).mean()
-  got, grads = jax.jit(jax.value_and_grad(
+  got, grads = quick.jit(jax.value_and_grad(
       lambda params: penalties.gradient_penalty(
           KEY, _score(params), REAL, FAKE)))(params)
   assert got.dtype == jnp.float32 and got.shape == ()
@@ -152,30 +153,31 @@ def test_mixing_is_uniform_and_one_for_each_image():
 def test_a_flat_critic_has_a_penalty_and_finite_gradients(penalty, want):
   def value(weights):
     return penalty(lambda x: (weights * x).sum((1, 2, 3)))
-  got, grad = jax.value_and_grad(value)(jnp.zeros(REAL.shape[1:]))
+  run = quick.jit(jax.value_and_grad(value))
+  got, grad = run(np.zeros(REAL.shape[1:], np.float32))
   assert got == want
   np.testing.assert_array_equal(grad, 0)
   # Just beside it, both are closed forms: |w|^2 and (|w| - 1)^2.
-  weights = jnp.full(REAL.shape[1:], 0.25)
+  weights = np.full(REAL.shape[1:], 0.25, np.float32)
   norm = 0.25 * np.sqrt(weights.size)
-  np.testing.assert_allclose(value(weights), (norm - want) ** 2, rtol=1e-6)
-  np.testing.assert_allclose(jax.grad(value)(weights),
-                             2 * (norm - want) * weights / norm, rtol=1e-5)
+  got, grad = run(weights)
+  np.testing.assert_allclose(got, (norm - want) ** 2, rtol=1e-6)
+  np.testing.assert_allclose(grad, 2 * (norm - want) * weights / norm, rtol=1e-5)
 
 
 def test_a_real_discriminator_as_with_the_stock_convolution(monkeypatch):
   spec = types.ImageSpec(28, 28, 1, 10)
-  net = cgan.Discriminator(spec, (24, 32), 5, 4, 'concat', True, 0.0,
+  net = cgan.Discriminator(spec, (6, 8), 5, 4, 'concat', True, 0.0,
                            jnp.float32)
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.uniform(-1, 1, (6, 28, 28, 1)), jnp.float32)
   labels = jnp.arange(6)
-  variables = net.init(KEY, images, labels, train=False)
+  variables = quick.jit(lambda: net.init(KEY, images, labels, train=False))()
   def value(params, images):
     return penalties.r1(lambda x: net.apply(
         variables | {'params': params}, x, labels, train=False), images)
   def grads():
-    traced = jax.jit(jax.grad(lambda *args: value(*args), (0, 1))).trace(
+    traced = quick.jit(jax.grad(lambda *args: value(*args), (0, 1))).trace(
         variables['params'], images)
     return traced.lower().compile()(variables['params'], images), str(
         traced.jaxpr)
@@ -192,8 +194,11 @@ def test_half_precision_inside_gives_float32():
   half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
   def score(images):
     return _score(half)(images.astype(jnp.bfloat16))
-  for got, want in zip(*((penalties.r1(s, REAL), penalties.gradient_penalty(
-      KEY, s, REAL, FAKE)) for s in (score, _score(params))), strict=True):
+  def both(score):
+    return quick.jit(lambda: (penalties.r1(score, REAL),
+                              penalties.gradient_penalty(KEY, score, REAL,
+                                                         FAKE)))()
+  for got, want in zip(both(score), both(_score(params)), strict=True):
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, want, rtol=0.1)
 
@@ -206,7 +211,8 @@ def test_lecam_is_its_formula():
   r, f = real.astype(np.float64), fake.astype(np.float64)
   want = (np.maximum(r + 0.4, 0) ** 2).mean() + (
       np.maximum(0.7 - f, 0) ** 2).mean()
-  got, grads = jax.value_and_grad(penalties.lecam, (0, 1))(real, fake, state)
+  got, grads = quick.jit(jax.value_and_grad(penalties.lecam, (0, 1)))(
+      real, fake, state)
   np.testing.assert_allclose(got, want, rtol=1e-6)
   np.testing.assert_allclose(grads[0], 2 * np.maximum(r + 0.4, 0) / 50,
                              rtol=1e-5, atol=1e-8)
@@ -246,7 +252,7 @@ def test_consistency_is_mse_and_pulls_both():
           for x in RNG.normal(size=(2, 40)))
   want = torch.nn.functional.mse_loss(a, b)
   want.backward()
-  got, grads = jax.value_and_grad(penalties.consistency, (0, 1))(
+  got, grads = quick.jit(jax.value_and_grad(penalties.consistency, (0, 1)))(
       *(jnp.float32(x.detach().numpy()) for x in (a, b)))
   np.testing.assert_allclose(got, want.item(), rtol=1e-6)
   for g, x in zip(grads, (a, b), strict=True):
@@ -257,14 +263,14 @@ def test_consistency_is_mse_and_pulls_both():
 def test_top_k_is_the_loss_of_the_k_highest_alone(name):
   scores = RNG.normal(size=40).astype(np.float32)
   loss = losses.make(loss=name)
-  top = jax.jit(jax.value_and_grad(lambda scores, k: loss.generator(
+  top = quick.jit(jax.value_and_grad(lambda scores, k: loss.generator(
       scores, penalties.top_k(scores, k))))
   for k in (1, 17, 40):
     best = np.argsort(scores)[-k:]
     got, grad = top(scores, k)
     np.testing.assert_allclose(got, loss.generator(scores[best]), rtol=1e-5)
     want = np.zeros(40)
-    want[best] = jax.grad(loss.generator)(scores[best])
+    want[best] = quick.jit(jax.grad(loss.generator))(scores[best])
     np.testing.assert_allclose(grad, want, rtol=1e-5)
   assert top._cache_size() == 1
 
@@ -297,6 +303,7 @@ def test_the_count_falls_as_a_loop_does(batch, gamma, every, nu):
 # ---- balance ----
 
 def test_the_margin_rule():
+  margin = quick.jit(penalties.margin)
   for real, fake in itertools.product((0.1, 0.29, 0.3, 0.5, 0.7, 0.71, 2.0),
                                       repeat=2):
     train_d, train_g = True, True
@@ -306,7 +313,7 @@ def test_the_margin_rule():
       train_g = False
     if not train_d and not train_g:
       train_d = train_g = True
-    for function in (penalties.margin, jax.jit(penalties.margin)):
+    for function in (penalties.margin, margin):
       got = function(np.float32(real), np.float32(fake))
       assert [bool(x) for x in got] == [train_d, train_g], (real, fake)
   got = penalties.margin(0.15, 0.5, low=0.1, high=0.4)

@@ -87,7 +87,7 @@ def model(classes=False, size=SIZE, **rule):
   """The stub players, at a rate of 1, and a state for batches of `size`."""
   rule = {'optimizer': 'sgd', 'g_lr': 1.0, 'd_lr': 1.0} | rule
   made = gan.make(SPEC, G(), D(classes), z_dim=8, **rule)
-  state = made.init(KEY)
+  state = quick.jit(made.init)(KEY)
   g, d = state.g, state.d
   return made, state._replace(
       g=g._replace(stats=grow(g.stats, size)),
@@ -188,9 +188,9 @@ def assert_gradient(before, after, want):
     np.testing.assert_allclose(got, value, atol=2e-6, rtol=2e-5, err_msg=name)
 
 
-def run(model, state, steps):
+def run(model, state, steps, step=None):
   """Yields (step, state before, state after, batch, logs)."""
-  step = quick.jit(model.step)
+  step = step or quick.jit(model.step)
   for i in range(steps):
     given = batch(i, model.d_steps)
     after, logs = step(state, given, KEY)

@@ -1,4 +1,6 @@
 """Who moves when and on what: batches of D, rests, the best fakes of G."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ def test_each_update_of_d_sees_its_own_batch_noise_and_labels(fresh):
   model, state = stubs.model(d_steps=2, fresh_fakes=fresh)
   assert model.d_steps == 2
   batch = stubs.batch(d_steps=2)
-  state, _ = model.step(state, batch, stubs.KEY)
+  state, _ = quick.jit(model.step)(state, batch, stubs.KEY)
   g, d = state.g.stats, state.d.stats
   assert (float(d['passes']), float(g['passes'])) == (2, 3 if fresh else 2)
   seen = {age: np.split(np.asarray(d[f'x_{age}']), 2)
@@ -59,6 +61,14 @@ def _judging(state, on_real, on_fake):
       g=state.g._replace(params={'gain': jnp.zeros(8)}))
 
 
+@functools.cache
+def _playing(balance, fresh):
+  """A state and the step of a rule; compiled once."""
+  model, state = stubs.model(balance=balance, loss='non_saturating',
+                             optimizer='adam', fresh_fakes=fresh)
+  return state, quick.jit(model.step)
+
+
 @pytest.mark.parametrize('fresh', [True, False])
 @pytest.mark.parametrize('balance, on_real, on_fake, d_moves, g_moves', [
     ('margin', 2, -2, False, True),    # Errors 0.13 and 0.13.
@@ -72,12 +82,11 @@ def _judging(state, on_real, on_fake):
 ])
 def test_who_rests_stays_bit_for_bit(fresh, balance, on_real, on_fake, d_moves,
                                      g_moves):
-  model, state = stubs.model(balance=balance, loss='non_saturating',
-                             optimizer='adam', fresh_fakes=fresh)
+  state, step = _playing(balance, fresh)
   before = _judging(state, on_real, on_fake)
   batch = stubs.batch()
   batch['image'][:] = 255
-  after, logs = quick.jit(model.step)(before, batch, stubs.KEY)
+  after, logs = step(before, batch, stubs.KEY)
   for name, moves in (('d', d_moves), ('g', g_moves)):
     old, new = (getattr(state, name) for state in (before, after))
     for part in ('params', 'stats', 'opt'):
