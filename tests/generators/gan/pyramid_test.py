@@ -89,7 +89,8 @@ def test_weights_and_biases_start_as_in_torch7(name):
   given = {'ccgan': dict(g_widths=(300,), d_widths=(300,)),
            'lapgan': dict(halvings=1, g_hidden=(300,), d_hidden=(300,),
                           g_channels=(16, 16), d_channels=(16, 16))}[name]
-  state = quick.jit(BUILD[name](GREY, **given).init)(KEY)
+  state = jax.tree.map(
+      np.asarray, quick.jit(BUILD[name](GREY, **given).init)(KEY))
   fan_in, biases = {}, []
   params = {(i, side): getattr(level, side).params
             for i, level in enumerate(state.levels) for side in 'gd'}
@@ -120,7 +121,7 @@ def test_dropout_is_drawn_in_training_alone(net):
   drawn = quick.jit(jax.vmap(lambda key: net.apply(
       variables, x, labels, train=True, rngs={'dropout': key})))(
           jax.random.split(KEY, 500))
-  still = net.apply(variables, x, labels, train=False)
+  still = quick.jit(lambda: net.apply(variables, x, labels, train=False))()
   assert still.shape == (5,) and still.dtype == jnp.float32
   assert len(np.unique(drawn[:, 0])) > 400
   # Half of the sum that is a score, at twice its size.
@@ -168,19 +169,19 @@ def test_pixel_statistics_are_those_of_numpy(name, mirror):
 def test_standardised_images_have_mean_0_and_deviation_1_and_come_back(name):
   images = PIXELS[name]()
   floats = images / np.float32(127.5) - 1
-  mean, std = pyramid.pixel_statistics(images)
-  z = np.float64(pyramid.standardise(floats, mean, std))
+  mean, std = quick.jit(pyramid.pixel_statistics)(images)
+  z = np.float64(quick.jit(pyramid.standardise)(floats, mean, std))
   alive = np.ptp(images, 0) > 0
   np.testing.assert_allclose(z.mean(0), 0, atol=3e-4)
   np.testing.assert_allclose(z.std(0), alive, atol=5e-3)
   assert np.abs(z).max() <= math.sqrt(len(images))
   assert (z[:, ~alive] == 0).all()
-  np.testing.assert_allclose(pyramid.restore(jnp.float32(z), mean, std), floats,
-                             atol=1e-6)
+  np.testing.assert_allclose(quick.jit(pyramid.restore)(
+      np.float32(z), mean, std), floats, atol=1e-6)
 
 
 def test_what_never_changed_in_training_is_not_blown_up_by_other_images():
-  mean, std = pyramid.pixel_statistics(_rare())
+  mean, std = quick.jit(pyramid.pixel_statistics)(_rare())
   other = np.ones((1, 2, 4, 3), np.float32)
   assert np.abs(pyramid.standardise(other, mean, std)).max() < 100
   # Nor can a generator move it: its value is the one that it always had.
@@ -194,14 +195,14 @@ def test_levels_are_halved_and_doubled_as_in_torch(spec):
   torch = pytest.importorskip('torch')
   from tests.torch_twins import pyramid as torch_pyramid
   images = _images(spec, 5) / np.float32(127.5) - 1
-  sizes = pyramid.resolutions(jnp.asarray(images), 3)
+  sizes = quick.jit(pyramid.resolutions, static_argnums=1)(images, 3)
   x = torch.tensor(np.float64(images)).permute(0, 3, 1, 2)
   for i in (2, 1, 0):
     np.testing.assert_allclose(sizes[i], x.permute(0, 2, 3, 1), atol=1e-6)
     x = torch_pyramid.halve(x)
     if i:
       np.testing.assert_allclose(
-          pyramid.coarsen(sizes[i]),
+          quick.jit(pyramid.coarsen)(sizes[i]),
           torch_pyramid.double(x).permute(0, 2, 3, 1), atol=1e-6)
   # A level starts from the one below, and the residuals give all back.
   for low, fine in itertools.pairwise(sizes):
@@ -271,11 +272,11 @@ def test_each_level_sees_its_size_of_the_standardised_images():
   assert model.d_steps == 2 and model.z_dim == 2 + 8 + 32
   batch = _batch(TINY, d_steps=2, seed=1)
   state, logs = quick.jit(model.step)(_adapted(model, train), batch, KEY)
-  noise = []
+  noise, resolutions = [], quick.jit(pyramid.resolutions, static_argnums=1)
   for k in range(2):
-    fine = jnp.asarray(_standard(batch['image'][k], train), jnp.float32)
-    for i, want in enumerate(pyramid.resolutions(fine, 3)):
-      real, fake = np.split(state.levels[i].d.stats['seen'][k], 2)
+    fine = np.float32(_standard(batch['image'][k], train))
+    for i, want in enumerate(resolutions(fine, 3)):
+      real, fake = np.split(np.asarray(state.levels[i].d.stats['seen'][k]), 2)
       np.testing.assert_allclose(real, want, atol=2e-5)
       if i:
         fake = fake - pyramid.coarsen(want)
@@ -296,21 +297,20 @@ def test_mirrored_images_are_mirrored_before_they_are_standardised():
   state, step = _adapted(model, train), quick.jit(model.step)
   both = np.concatenate([train, train[:, :, ::-1]])
   np.testing.assert_allclose(state.std, (both / 127.5 - 1).std(0), rtol=1e-5)
-  flips = []
+  flips, resolutions = [], quick.jit(pyramid.resolutions, static_argnums=1)
   for i in range(8):
     batch = _batch(TINY, seed=1 + i)
     state, _ = step(state, batch, KEY)
     plain, turned = (_standard(x, both) for x in (
         batch['image'][0], batch['image'][0][:, :, ::-1]))
-    seen = state.levels[2].d.stats['seen'][1, :6]
+    seen = np.asarray(state.levels[2].d.stats['seen'])[1, :6]
     off = np.abs([seen - plain, seen - turned]).max((2, 3, 4))
     assert (off.min(0) < 2e-5).all() and (off.max(0) > 0.1).all()
     flips += list(off.argmin(0))
     # The smaller levels see the same images, turned alike.
-    fine = jnp.asarray(seen)
-    for level, want in zip(state.levels, pyramid.resolutions(fine, 3),
-                           strict=True):
-      np.testing.assert_allclose(level.d.stats['seen'][1, :6], want, atol=2e-5)
+    for level, want in zip(state.levels, resolutions(seen, 3), strict=True):
+      np.testing.assert_allclose(np.asarray(level.d.stats['seen'])[1, :6], want,
+                                 atol=2e-5)
   assert 12 < sum(flips) < 36
 
 
@@ -411,7 +411,8 @@ def test_samples_climb_the_levels_as_in_torch(name, spec, given, z_dims):
   model, state, decode = _start(name, spec, **given)
   assert (model.z_dim, model.noise) == (sum(z_dims), 'uniform')
   # Weights so large that pixels reach the clip.
-  state = model.adapt(jax.tree.map(lambda x: 3 * x, state), _images(spec, 50))
+  state = quick.jit(model.adapt)(
+      jax.tree.map(lambda x: 3 * np.asarray(x), state), _images(spec, 50))
   variables = model.variables(state)
   twins = [(_load(g, own['params']), None) for (g, _), own in zip(
       _twins(name, spec, given), _levels(variables), strict=True)]
@@ -445,14 +446,18 @@ def test_without_residuals_an_image_is_its_smallest_level_made_larger():
   for level in finer:
     level['params'] = level['params'] | {
         'residual': jax.tree.map(jnp.zeros_like, level['params']['residual'])}
-  mean, std = pyramid.pixel_statistics(_images(spec, 200))
-  z, labels = jax.random.uniform(KEY, (7, model.z_dim)), np.arange(7) % 4
+  mean, std = quick.jit(pyramid.pixel_statistics)(_images(spec, 200))
+  z = np.random.default_rng(0).uniform(size=(7, model.z_dim)).astype(np.float32)
+  labels = np.arange(7) % 4
   got = decode(variables | {'mean': mean, 'std': std}, z, labels)
   net = pyramid.DenseGenerator(pyramid.level_specs(spec, 2)[0], (9, 8),
                                jnp.float32)
-  image = net.apply(smallest, z[:, :5], labels, train=False)
-  assert image.shape == (7, 5, 6, 3)
-  want = pyramid.restore(pyramid.double(pyramid.double(image)), mean, std)
+  @quick.jit
+  def run(mean, std):
+    image = net.apply(smallest, z[:, :5], labels, train=False)
+    assert image.shape == (7, 5, 6, 3)
+    return pyramid.restore(pyramid.double(pyramid.double(image)), mean, std)
+  want = run(mean, std)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -501,7 +506,7 @@ def test_steps_are_those_of_torch(monkeypatch, name, spec, given, z_dims):
                                      momentum_limit=0.3, g_lr=0.2, d_lr=0.1)
   model, train = BUILD[name](spec, **given), _images(spec, 50)
   same = {k: v for k, v in given.items() if k in SMALL[name] | CASES[1][2]}
-  state = model.adapt(_start(name, spec, **same)[1], train)
+  state = quick.jit(model.adapt)(_start(name, spec, **same)[1], train)
   twins = _twins(name, spec, given)
   for level, (g, d) in zip(state.levels, twins, strict=True):
     _load(g, level.g.params), _load(d, level.d.params)
@@ -541,7 +546,7 @@ def test_half_precision_computes_alike():
   batch, out = _batch(spec), []
   for dtype in 'float32', 'bfloat16':
     model, state, _ = _start('ccgan', spec, dtype=dtype, **SMALL['ccgan'])
-    state = model.adapt(state, _images(spec, 50))
+    state = quick.jit(model.adapt)(state, _images(spec, 50))
     state, logs = quick.jit(model.step)(state, batch, KEY)
     assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(state))
     out.append([logs['d_loss'], logs['g_loss']])
@@ -567,7 +572,7 @@ def test_a_pattern_a_class_is_learnt(name, spec, given):
   images = (images + rng.integers(0, 9, images.shape)).astype(np.uint8)
   model = BUILD[name](spec, z_dim=4, optimizer='adam', b1=0.5, g_lr=2e-3,
                       d_lr=2e-3, ema_decay=0.9, **given)
-  state = model.adapt(quick.jit(model.init)(KEY), images)
+  state = quick.jit(model.adapt)(quick.jit(model.init)(KEY), images)
   step = quick.jit(model.step, donate_argnums=0)
   for _ in range(800):
     pick = rng.permutation(60)[:24]
