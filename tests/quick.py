@@ -1,4 +1,4 @@
-"""What compiles in a third of the time, for tests: nothing in them runs long."""
+"""What compiles in less than half the time, for tests: they run little."""
 import functools
 
 import jax

@@ -263,7 +263,7 @@ def test_a_vae_learns_a_pattern_a_class(given):
   spec = types.ImageSpec(8, 4, 1, 3)
   patterns = np.zeros((3, 8, 4, 1), np.uint8)
   patterns[0, :4], patterns[1, :, :2], patterns[2, 2:6] = 255, 255, 255
-  model = vae.build(spec, z_dim=3, widths=(8, 8), embed_dim=4, lr=1e-2,
+  model = vae.build(spec, z_dim=3, widths=(8,), embed_dim=4, lr=1e-2,
                     ema_decay=0.9, **given)
   labels = np.tile(np.arange(3, dtype=np.int32), 4)[None]
   batch = {'image': patterns[labels], 'label': labels}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests import quick
 from tests.generators.gan import stubs
 
 
@@ -20,8 +21,9 @@ from tests.generators.gan import stubs
 ])
 def test_noise_is_of_its_distribution(rule, distribution, in_training):
   model, state = stubs.model(**rule, g_lr=1e-30, d_lr=1e-30)
-  labels = jnp.zeros(2000, jnp.int32)
-  z = np.ravel(model.sample(model.variables(state), stubs.KEY, labels))
+  labels = np.zeros(2000, np.int32)
+  z = np.ravel(quick.jit(model.sample)(
+      model.variables(state), stubs.KEY, labels))
   low, high = distribution.support()
   assert low <= z.min() and z.max() <= high
   assert stats.kstest(z, distribution.cdf).pvalue > 1e-4
@@ -36,10 +38,10 @@ def test_noise_is_of_its_distribution(rule, distribution, in_training):
 def test_noise_differs_from_step_to_step_and_run_to_run():
   model, state = stubs.model()
   batch = stubs.batch()
-  seen = []
+  seen, run = [], quick.jit(model.step)
   for key in (stubs.KEY, jax.random.key(1)):
     for step in range(2):
-      new, _ = model.step(state._replace(step=jnp.int32(step)), batch, key)
+      new, _ = run(state._replace(step=jnp.int32(step)), batch, key)
       seen += [np.asarray(new.g.stats[age]) for age in ('z_before', 'z_last')]
   draws = np.concatenate(seen).ravel()
   assert len(np.unique(draws)) == len(draws)

@@ -162,7 +162,8 @@ def test_a_flat_critic_has_a_penalty_and_finite_gradients(penalty, want):
   norm = 0.25 * np.sqrt(weights.size)
   got, grad = run(weights)
   np.testing.assert_allclose(got, (norm - want) ** 2, rtol=1e-6)
-  np.testing.assert_allclose(grad, 2 * (norm - want) * weights / norm, rtol=1e-5)
+  np.testing.assert_allclose(grad, 2 * (norm - want) * weights / norm,
+                             rtol=1e-5)
 
 
 def test_a_real_discriminator_as_with_the_stock_convolution(monkeypatch):

@@ -36,7 +36,8 @@ COSTS = {
 
 def flat(tree):
   """{path: array}."""
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'):
+          np.asarray(leaf)
           for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
