@@ -45,7 +45,7 @@ def test_sampling_uses_the_average_and_leaves_it_alone():
 
 def test_the_average_is_a_copy_and_then_an_average_without_warm_up():
   model, state = stubs.model(ema_start=3, ema_decay=0.9, g_lr=0.2, d_lr=0.05)
-  seen, step = set(), jax.jit(model.step)  # Of noise to the bit.
+  seen, step = set(), quick.steady(model.step)
   for i, before, after, _, _ in stubs.run(model, state, 6, step):
     now = {'params': after.g.params, 'batch_stats': after.g.stats}
     if i < 3:
