@@ -1,5 +1,6 @@
 """Every way to a convolution against the stock one in float64, and PyTorch."""
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxaug.nn.cpu import convolution, onednn, products
+from tests import quick
 
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 CASES = [  # height, width, kernel, stride, input dilation, padding
@@ -32,10 +34,29 @@ STRIDED = (9, 6, 4, 2, 1, ((1, 1), (1, 1)))
 TRANSPOSED = (7, 4, 4, 1, 2, ((2, 2), (2, 2)))
 CHANNELS = [(1, 6), (6, 1), (5, 16), (16, 5), (33, 40)]
 GROUPS = [(6, 1, 6), (6, 1, 12), (2, 3, 4), (3, 2, 9)]  # groups, each, out
+WAYS = 'onednn', 'products'
 
 
-@pytest.fixture(params=['onednn', 'products'], autouse=True)
-def way(request, monkeypatch):
+def _sweep(names, cases, few, fewer):
+  """Every case by both ways; not slow are few by oneDNN, fewer by products.
+
+  few, fewer: the indices of cases that have no like among them.
+  """
+  return pytest.mark.parametrize(f'way, {names}', [
+      pytest.param(way, *case, id='-'.join(map(str, (way, *case))),
+                   marks=[] if i in default else [pytest.mark.slow])
+      for i, case in enumerate(cases)
+      for way, default in zip(WAYS, (few, fewer), strict=True)],
+                                 indirect=['way'])
+
+
+# A transposed one strides too.
+_EACH = pytest.mark.parametrize('case', [
+    SAME, pytest.param(STRIDED, marks=pytest.mark.slow), TRANSPOSED], ids=str)
+
+
+@pytest.fixture(params=WAYS, autouse=True, scope='module')
+def way(request):
   """Both of what there is besides stock XLA."""
   if request.param == 'onednn':
     try:
@@ -43,8 +64,9 @@ def way(request, monkeypatch):
     except onednn.Unavailable as e:
       pytest.skip(f'no oneDNN: {e}')
   jax.clear_caches()
-  monkeypatch.setattr(convolution, 'way', lambda *_: (request.param, ''))
-  yield request.param
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(convolution, 'way', lambda *_: (request.param, ''))
+    yield request.param
   jax.clear_caches()
 
 
@@ -80,7 +102,7 @@ def _both_orders(conv, x, kernel):
   def both(x, kernel):
     return (conv(x, kernel), first(x, kernel),
             jax.grad(penalty, (0, 1))(x, kernel))
-  return jax.tree.leaves(jax.jit(both)(x, kernel))
+  return jax.tree.map(np.asarray, jax.tree.leaves(quick.jit(both)(x, kernel)))
 
 
 def _error(got, want):
@@ -89,63 +111,74 @@ def _error(got, want):
   return np.abs(got - want).max() / max(np.abs(want).max(), 1e-9)
 
 
+@functools.cache  # Of both ways.
+def _wanted(case, channels, dilation, groups):
+  """By the stock operation in float64."""
+  with jax.enable_x64(True):
+    return _both_orders(_conv(lax.conv_general_dilated, case, dilation, groups),
+                        *_arrays(case, channels, jnp.float64, groups))
+
+
 def _agrees(case, channels, dilation=1, groups=1):
   got = _both_orders(
       _conv(convolution.conv_general_dilated, case, dilation, groups),
       *_arrays(case, channels, groups=groups))
-  with jax.enable_x64(True):
-    want = _both_orders(
-        _conv(lax.conv_general_dilated, case, dilation, groups),
-        *_arrays(case, channels, jnp.float64, groups))
-    assert want[0].dtype == jnp.float64
+  want = _wanted(case, channels, dilation, groups)
+  assert want[0].dtype == np.float64
   return max(map(_error, got, want)) < 1e-5
 
 
-def _computed(f, *args) -> str:
-  """What computes f: the way of its convolutions, or 'stock'."""
-  if 'jaxaug_convolution' not in str(jax.make_jaxpr(f)(*args)):
-    return 'stock'
-  text = jax.jit(f).lower(*args).as_text()
-  return 'onednn' if 'jaxaug_onednn_' in text else 'products'
+def _run(f, *args):
+  """(Values of f, what computes it: a way of its convolutions, or 'stock')."""
+  traced = quick.jit(f).trace(*args)
+  lowered = traced.lower()
+  by = ('stock' if 'jaxaug_convolution' not in str(traced.jaxpr) else
+        'onednn' if 'jaxaug_onednn_' in lowered.as_text() else 'products')
+  return lowered.compile()(*args), by
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@_sweep('case', [(case,) for case in CASES],
+        # Every kernel at both strides, and every stride with both paddings.
+        (1, 2, 4, 7, 9, 10, 12, 15, *range(16, len(CASES))),
+        (2, 4, 9, 15, 16, 17, 19, 20, 21, 24, 25, 28, 29))
 def test_both_orders_agree_with_stock_in_float64(case):
   assert _agrees(case, (6, 5))
 
 
-@pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED], ids=str)
-@pytest.mark.parametrize('channels', CHANNELS, ids=str)
+@_sweep('case, channels',
+        itertools.product([SAME, STRIDED, TRANSPOSED], CHANNELS),
+        (0, 1, 2, 3, 4, 6, 9, 10, 13), (2, 3, 6, 14))
 def test_any_number_of_channels_agrees(case, channels, monkeypatch):
   monkeypatch.setattr(products, '_CHUNK', 4096)
   assert _agrees(case, channels)
 
 
-@pytest.mark.parametrize('case', [
+@_sweep('dilation, case', itertools.product((2, 3), [
     SAME, (13, 12, *STRIDED[2:]), CASES[3], CASES[16],
-    (9, 8, 3, 1, 2, ((3, 2), (4, 4)))], ids=str)
-@pytest.mark.parametrize('dilation', [2, 3])
+    (9, 8, 3, 1, 2, ((3, 2), (4, 4)))]), (0, 2, 4, 6, 8), (1, 4, 5))
 def test_dilated_kernels_agree(case, dilation):
   assert _agrees(case, (6, 5), dilation)
 
 
-@pytest.mark.parametrize('case, channels, dilation, groups', [
+@_sweep('case, channels, dilation, groups', [
     ((9, 11, 3, 1, 1, 'SAME'), (6, 3), 1, 1),
     ((9, 8, 4, 1, 1, ((1, 2), (2, 1))), (5, 1), 1, 1),
     ((8, 13, 5, 1, 1, ((0, 3), (4, 1))), (5, 2), 1, 1),
     ((9, 11, 3, 1, 1, ((2, 2), (2, 2))), (6, 3), 2, 1),
     ((9, 11, 3, 1, 1, 'SAME'), (6, 3), 1, 3),
     ((17, 18, 3, 2, 1, 'SAME'), (6, 3), 1, 1),
-    ((8, 9, 4, 1, 2, ((2, 2), (2, 2))), (3, 6), 1, 1)], ids=str)
+    ((8, 9, 4, 1, 2, ((2, 2), (2, 2))), (3, 6), 1, 1)],
+        range(7), ())
 def test_few_channels_out_agree(case, channels, dilation, groups):
   """Also where several pixels are computed at once: even and odd sides."""
   assert _agrees(case, channels, dilation, groups)
 
 
-@pytest.mark.parametrize('groups, each, out', GROUPS)
-@pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED, CASES[3],
-                                  CASES[20]], ids=str)
-def test_groups_agree(case, groups, each, out):
+@_sweep('case, given', itertools.product(
+    [SAME, STRIDED, TRANSPOSED, CASES[3], CASES[20]], GROUPS),
+        (0, 1, 2, 3, 7, 10, 11, 12, 17), (2, 7, 11, 17))
+def test_groups_agree(case, given):
+  groups, each, out = given
   assert _agrees(case, (groups * each, out), groups=groups)
 
 
@@ -157,8 +190,12 @@ def test_pytorch_agrees(case, dilation, groups):
   k, stride, up = case[2:5]
   x, kernel = _arrays(case, (6, 9), groups=groups)
   f = _conv(convolution.conv_general_dilated, case, dilation, groups)
-  y, pull = jax.vjp(f, x, kernel)
-  dy = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+  shape = jax.eval_shape(f, x, kernel).shape
+  dy = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+  @quick.jit
+  def run(x, kernel):
+    y, pull = jax.vjp(f, x, kernel)
+    return y, *pull(dy)
   def leaf(a, *axes):
     return torch.tensor(np.asarray(a, np.float64).transpose(axes).copy(),
                         requires_grad=True)
@@ -176,18 +213,18 @@ def test_pytorch_agrees(case, dilation, groups):
         images, split.reshape(6, -1, k, k).flip(2, 3), None, up,
         k - 1 - pads[0], 0, groups)
   theirs.backward(torch.tensor(dy.transpose(0, 3, 1, 2), dtype=torch.float64))
-  dx, dw = pull(jnp.asarray(dy))
+  y, dx, dw = run(x, kernel)
   assert _error(y, theirs.detach().permute(0, 2, 3, 1)) < 1e-6
   assert _error(dx, images.grad.permute(0, 2, 3, 1)) < 1e-6
   assert _error(dw, weights.grad.permute(2, 3, 1, 0)) < 1e-6
 
 
-@pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED], ids=str)
+@_EACH
 def test_finite_differences_agree_at_both_orders_and_ways(case):
   conv = _conv(convolution.conv_general_dilated, case)
   x, kernel = _arrays(case, (3, 4))
-  check_grads(lambda *a: jnp.sin(conv(*a) / 3), (x[:1], kernel), 2,
-              ('fwd', 'rev'), 2e-2, 2e-2, 1e-2)
+  f = jax.jit(lambda *a: jnp.sin(conv(*a) / 3))
+  check_grads(f, (x[:1], kernel), 2, ('fwd', 'rev'), 2e-2, 2e-2, 1e-2)
 
 
 @pytest.mark.parametrize('case, value', [
@@ -245,7 +282,7 @@ def test_without_jit_it_is_the_same():
   conv = _conv(convolution.conv_general_dilated, SAME)
   grad = jax.grad(functools.partial(_loss, conv), (0, 1))
   x, kernel = _arrays(SAME)
-  want = grad(x, kernel)
+  want = quick.jit(grad)(x, kernel)
   with jax.disable_jit():
     got = grad(x, kernel)
   assert max(map(_error, got, want)) < 1e-6
@@ -258,7 +295,7 @@ def test_shard_map_that_checks_is_told_what_to_do():
   conv = _conv(convolution.conv_general_dilated, SAME)
   x, kernel = _arrays(SAME)
   for check in False, True:
-    mapped = jax.jit(jax.shard_map(
+    mapped = quick.jit(jax.shard_map(
         conv, mesh=mesh, check_vma=check, out_specs=spec('batch'),
         in_specs=(spec('batch'), spec())))
     if check:
@@ -277,25 +314,29 @@ def test_half_precision_that_onednn_refuses_is_computed_whole(monkeypatch, way):
       raise onednn.Unavailable('no')
     return target(*args, dtype=dtype, **given)
   monkeypatch.setattr(onednn, 'target', refuse)
+  jax.clear_caches()
   test_bfloat16()
+  jax.clear_caches()
 
 
-@pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED], ids=str)
+@_EACH
 def test_vmap_equals_a_loop(case):
   conv = _conv(convolution.conv_general_dilated, case)
   grad = jax.grad(functools.partial(_loss, conv), (0, 1))
-  x, kernel = (jnp.stack([v, 2 * v, v - 1]) for v in _arrays(case))
+  alone = quick.jit(grad)
+  x, kernel = (np.stack([v, 2 * v, v - 1]) for v in map(np.array,
+                                                        _arrays(case)))
   for axes in ((0, 0), (0, None), (None, 0)):
     args = [v if a == 0 else v[0] for v, a in zip((x, kernel), axes,
                                                   strict=True)]
-    got = jax.jit(jax.vmap(grad, axes))(*args)
+    got = quick.jit(jax.vmap(grad, axes))(*args)
     for i in range(3):
-      want = grad(*(v[i] if a == 0 else v for v, a in zip(args, axes,
-                                                          strict=True)))
+      want = alone(*(v[i] if a == 0 else v for v, a in zip(args, axes,
+                                                           strict=True)))
       assert max(_error(g[i], w) for g, w in zip(got, want, strict=True)) < 1e-5
 
 
-@pytest.mark.parametrize('case', [SAME, STRIDED, TRANSPOSED], ids=str)
+@_EACH
 def test_loops_branches_and_remat_change_nothing(case, way):
   x, kernel = _arrays(case)
   conv = _conv(convolution.conv_general_dilated, case)
@@ -307,11 +348,11 @@ def test_loops_branches_and_remat_change_nothing(case, way):
   def cond(x, kernel):
     none = lambda *a: jax.tree.map(jnp.zeros_like, a)  # noqa: E731
     return lax.cond(x[0, 0, 0, 0] < 99, grad, none, x, kernel)
-  alone = jax.jit(grad)(x, kernel)
-  assert _computed(grad, x, kernel) == way
+  alone, by = _run(grad, x, kernel)
+  assert by == way
   for f in (scan, cond, again):
-    assert _computed(f, x, kernel) == way
-    assert max(map(_error, jax.jit(f)(x, kernel), alone)) < 1e-6
+    got, by = _run(f, x, kernel)
+    assert by == way and max(map(_error, got, alone)) < 1e-6
 
 
 def test_eagerly_and_compiled_are_the_same():
@@ -323,7 +364,7 @@ def test_eagerly_and_compiled_are_the_same():
 def test_bfloat16():
   conv = _conv(convolution.conv_general_dilated, SAME)
   x, kernel = _arrays(SAME)
-  grad = jax.jit(jax.grad(functools.partial(_loss, conv), (0, 1)))
+  grad = quick.jit(jax.grad(functools.partial(_loss, conv), (0, 1)))
   want = conv(x, kernel), *grad(x, kernel)
   x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
   got = conv(x, kernel), *grad(x, kernel)
@@ -337,7 +378,7 @@ def test_half_and_double_precision_keep_theirs(way):
   assert case(x, kernel).dtype == jnp.float16
   with jax.enable_x64(True):
     x, kernel = (a + jnp.pi / 1e3 for a in _arrays(SAME, dtype=jnp.float64))
-    want = _conv(lax.conv_general_dilated, SAME)(x, kernel)
+    want = quick.jit(_conv(lax.conv_general_dilated, SAME))(x, kernel)
     assert _error(case(x, kernel), want) < 1e-12
 
 
@@ -347,8 +388,9 @@ def test_the_stock_operation_serves_the_rest(monkeypatch, way):
     ours, stock = (functools.partial(
         f, window_strides=(1, 1), padding='SAME', **more) for f in
         (convolution.conv_general_dilated, lax.conv_general_dilated))
-    assert _error(ours(x, kernel), stock(x, kernel)) < 1e-5
-    return _computed(ours, x, kernel)
+    got, by = _run(ours, x, kernel)
+    assert _error(got, quick.jit(stock)(x, kernel)) < 1e-5
+    return by
   assert used(x, kernel, dimension_numbers=NHWC) == way
   assert used(x, kernel, dimension_numbers=NHWC, rhs_dilation=(2, 2)) == way
   assert used(x, kernel[:, :, :3], dimension_numbers=NHWC,
