@@ -1,5 +1,6 @@
 """Augmentations against scipy, numpy and dm_pix, and their draws."""
 import colorsys
+import functools
 import itertools
 import os
 import pathlib
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 from scipy import ndimage, stats
 
 from jaxaug.augment import diff_augment, mix, standard
 from jaxaug.core import errors
 from jaxaug.data import pixels
+from tests import quick
 
 SHAPES = [(28, 28, 1), (32, 32, 3), (21, 34, 3)]
 EVERYTHING = dict(flip=0.5, shift=(3, 2), rotation=15.0, zoom=0.1, shear=5,
@@ -30,8 +31,11 @@ def noise(batch, shape, seed=0):
   return rng.uniform(-1, 1, (batch, *shape)).astype(np.float32)
 
 
+compiled = functools.cache(quick.jit)
+
+
 def run(apply, images, seed=0):
-  return np.asarray(jax.jit(apply)(jax.random.key(seed), jnp.asarray(images)))
+  return np.asarray(compiled(apply)(jax.random.key(seed), images))
 
 
 def assert_share(count, n, p):
@@ -64,8 +68,9 @@ def test_off_is_the_identity_at_no_cost(kwargs):
 
 
 @pytest.mark.parametrize('name,shape', [
-    *((name, SHAPES[2]) for name in EVERYTHING),
-    *(('everything', shape) for shape in SHAPES)])
+    *(('everything', shape) for shape in SHAPES),
+    *(pytest.param(name, SHAPES[2], marks=pytest.mark.slow)
+      for name in EVERYTHING)])
 def test_contract(name, shape):
   kwargs = EVERYTHING if name == 'everything' else {name: EVERYTHING[name]}
   images = noise(16, shape)
@@ -167,14 +172,19 @@ def test_warp_equals_scipy(shape, padding, angle, zoom, shear):
         got, pull(image, transform, MODES[padding], -0.5), atol=1e-5)
 
 
+@quick.jit
+def rotated(images, angle):
+  return jax.vmap(lambda image: dm_pix.rotate(
+      image, jnp.radians(angle), mode='constant', cval=-1.0))(images)
+
+
 @pytest.mark.parametrize('angle', [-20.0, 133.0])
 def test_rotation_equals_scipy_and_dm_pix_inside(angle):
   images = noise(2, (28, 31, 3))
   out = run(standard.make(rotation=(angle, angle)), images)
   expected = ndimage.rotate(images.astype(np.float64), angle, (2, 1), False,
                             order=1, cval=-1.0)
-  other = jax.jit(jax.vmap(lambda image: dm_pix.rotate(
-      image, np.radians(angle), mode='constant', cval=-1.0)))(images)
+  other = np.asarray(rotated(images, angle))
   y, x = np.mgrid[:28, :31]
   inside = np.hypot(y - 13.5, x - 15) < 12
   np.testing.assert_allclose(out[:, inside], expected[:, inside], atol=1e-5)
@@ -425,10 +435,26 @@ def test_diff_augment_order_and_nothing():
     (1, standard.make(flip=0.5, shift=1, rotation=20, contrast=0.2))])
 def test_gradients(channels, apply):
   # Away from the clip the result is affine in the images: any step is exact.
-  images = jnp.asarray(noise(3, (5, 6, channels))) * 0.2
-  apply = jax.jit(apply)
-  check_grads(lambda x: apply(jax.random.key(3), x), (images,), 2, ['rev'],
-              eps=0.05, atol=1e-2, rtol=1e-2)
+  images, step = noise(3, (5, 6, channels)) * 0.2, 0.05
+  @quick.jit
+  def run(images):
+    augment = functools.partial(apply, jax.random.key(3))
+    steps = step * jnp.eye(30 * channels).reshape(-1, 1, 5, 6, channels)
+    def square(images):
+      return jnp.square(augment(images)).sum() / 2
+    def penalty(images):
+      return jnp.square(jax.grad(square)(images)).sum() / 2
+    out = augment(images)
+    moved = jax.vmap(lambda by: augment(images + by))(steps)
+    return (moved - out) / step, out, *(
+        jax.grad(f)(images) for f in (square, penalty))
+  matrix, out, *grads = (np.asarray(x).reshape(*x.shape[:-3], -1)
+                         for x in run(images))
+  first = np.einsum('pnq,nq->np', matrix, out)
+  second = np.einsum('pnq,rnq,nr->np', matrix, matrix, first)
+  assert np.abs(second).max() > 0.1
+  for got, want in zip(grads, (first, second), strict=True):
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('kwargs,words', [
@@ -456,12 +482,18 @@ def pairs(batch, shape=(7, 10, 3), classes=4, seed=0):
   return images, targets, others, other_targets
 
 
+@functools.cache
+def mixer(kind, alpha):
+  return quick.jit(mix.make(kind, alpha))
+
+
 def mixed(kind, alpha, given, seed=0):
-  return [np.asarray(x) for x in jax.jit(mix.make(kind, alpha))(
+  return [np.asarray(x) for x in mixer(kind, alpha)(
       jax.random.key(seed), *given)]
 
 
-@pytest.mark.parametrize('alpha', [0.2, 1.0, 4.0])
+@pytest.mark.parametrize('alpha', [
+    0.2, pytest.param(1.0, marks=pytest.mark.slow), 4.0])
 def test_mixup_is_a_mean_of_images_and_targets_alike(alpha):
   given = pairs(3000)
   images, targets, others, other_targets = given
@@ -479,9 +511,9 @@ def test_mixup_is_a_mean_of_images_and_targets_alike(alpha):
                       stats.beta(alpha, alpha).cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize('shape', [(7, 10, 3), (32, 32, 1)])
+@pytest.mark.parametrize('shape', [(7, 10, 3), (40, 40, 1)])
 def test_cutmix_targets_are_the_exact_shares_of_pixels(shape):
-  given = pairs(2000, shape)
+  given = pairs(3000, shape)
   images, targets, others, other_targets = given
   got, target = mixed('cutmix', 1.0, given)
   taken = (got > 0).all(3)
@@ -499,7 +531,7 @@ def test_cutmix_targets_are_the_exact_shares_of_pixels(shape):
 
 def test_cutmix_boxes_have_the_sides_of_the_drawn_share():
   # Where no border clips it, a box is the floor of side * sqrt(1 - share).
-  given = pairs(4000, (40, 40, 1))
+  given = pairs(3000, (40, 40, 1))
   taken = (mixed('cutmix', 1.0, given)[0] > 0)[..., 0]
   rows, columns = taken.any(2), taken.any(1)
   inside = ~(rows[:, 0] | rows[:, -1] | columns[:, 0] | columns[:, -1])
@@ -525,18 +557,18 @@ def test_no_mix_is_the_identity(kind):
   assert images is given[0] and targets is given[1]
 
 
-@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
-def test_mix_of_each_sample_is_its_own(kind):
-  given = pairs(16)
-  got = mixed(kind, 1.0, given)
-  for a, b in zip(got, mixed(kind, 1.0, given), strict=True):
+@pytest.mark.parametrize('kind, alpha', [('mixup', 4.0), ('cutmix', 1.0)])
+def test_mix_of_each_sample_is_its_own(kind, alpha):
+  given = pairs(3000)
+  got = mixed(kind, alpha, given)
+  for a, b in zip(got, mixed(kind, alpha, given), strict=True):
     np.testing.assert_array_equal(a, b)
-  other = pairs(16, seed=1)
+  other = pairs(3000, seed=1)
   for mine, theirs in zip(given, other, strict=True):
     theirs[3] = mine[3]
-  for a, b in zip(got, mixed(kind, 1.0, other), strict=True):
+  for a, b in zip(got, mixed(kind, alpha, other), strict=True):
     np.testing.assert_array_equal(a[3], b[3])
-  assert not np.array_equal(got[0], mixed(kind, 1.0, given, seed=1)[0])
+  assert not np.array_equal(got[0], mixed(kind, alpha, given, seed=1)[0])
   half = [jnp.asarray(x, jnp.bfloat16) for x in given]
   out = jax.eval_shape(mix.make(kind), jax.random.key(0), *half)
   assert [x.dtype for x in out] == [jnp.bfloat16] * 2
@@ -561,6 +593,7 @@ def test_mix_bad_arguments(given, words):
 
 SHARDED = """
 import jax, numpy as np
+from tests import quick
 from tests.augment import standard_test as t
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jaxaug.augment import diff_augment, mix, standard
@@ -579,12 +612,12 @@ for atol, apply in (
         key, images, images[:, 0, 0], -images, images[:, 0, 1])[0]),
     (1e-6, diff_augment.make('color')),
     (0, diff_augment.make('translation,cutout'))):
-  compiled = jax.jit(apply).lower(key, split).compile()
+  compiled = quick.jit(apply).lower(key, split).compile()
   out = compiled(key, split)
   assert out.sharding.spec == P('batch'), out.sharding
   for word in ('all-gather', 'all-to-all', 'collective-permute'):
     assert word not in compiled.as_text(), word
-  np.testing.assert_allclose(out, jax.jit(apply)(key, images), 0, atol)
+  np.testing.assert_allclose(out, t.run(apply, images, 5), 0, atol)
 """
 
 
