@@ -14,6 +14,7 @@ from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.evaluation import features
 from jaxaug.nn import resize
 from jaxaug.training import mesh
+from tests import quick
 
 # Name -> (arguments, features of grey and of RGB images of 28x28, logits).
 ZOO = {
@@ -35,7 +36,7 @@ def _build(name, **given):
 
 
 def _see(extractor, images):
-  out = jax.jit(extractor.apply)(extractor.variables, images)
+  out = quick.jit(extractor.apply)(extractor.variables, images)
   return jax.tree.map(np.asarray, out)
 
 
@@ -103,6 +104,11 @@ def _normalised(images, side, bgr=False):
 
 # Scattering, beside the reference and beside its definition.
 
+def _paths(images, *given):
+  paths = registry.find('extractors', 'scattering').paths
+  return np.array(quick.jit(lambda x: paths(x, *given))(images))
+
+
 @pytest.mark.parametrize('scales, orientations, size', [
     (2, 8, (32, 32)), (1, 6, (20, 28)), (3, 4, (48, 40))])
 def test_scattering_is_that_of_kymatio(scales, orientations, size):
@@ -115,8 +121,7 @@ def test_scattering_is_that_of_kymatio(scales, orientations, size):
   filters = np.repeat([1, 2, 3], [1, scales * orientations,
                                   orientations**2 * math.comb(scales, 2)])
   want = want * ((3.1415 / math.pi)**filters)[:, None, None]
-  scattering = registry.find('extractors', 'scattering')
-  got = scattering.paths(images, scales, orientations)
+  got = _paths(images, scales, orientations)
   np.testing.assert_allclose(got[:, 0], want, rtol=2e-5, atol=3e-7)
 
 
@@ -147,8 +152,7 @@ def test_scattering_is_its_definition():
   low = _wave(1.6, 0, 0, 1)
   want = np.stack([convolved(u, low).real[:, 32:64:4, 32:64:4]
                    for u in [x, *fine, *wide, *twice]], 1)
-  got = np.array(registry.find('extractors', 'scattering').paths(
-      np.float32(images)))[:, 0]
+  got = _paths(np.float32(images))[:, 0]
   got, want = (a[:, :, 1:-1, 1:-1] for a in (got, want))
   for paths, tolerance in (slice(9), 1e-5), (slice(9, 17), 6e-3), (
       slice(17, 81), 1e-2):
@@ -157,11 +161,10 @@ def test_scattering_is_its_definition():
 
 
 def test_scattering_features_are_roots_of_means():
-  scattering = registry.find('extractors', 'scattering')
   images = _clothes(2)
   got = _see(_build('scattering', side=16, grid=4, resize='clean'), images)
   x = resize.resize(images, (16, 16), 'clean') / 255
-  want = np.sqrt(np.array(scattering.paths(x)) + 1e-4).reshape(2, -1)
+  want = np.sqrt(_paths(x) + 1e-4).reshape(2, -1)
   np.testing.assert_allclose(got['features'], want, atol=1e-5)
   # What one cell sees is the mean over all of them.
   got = _see(_build('scattering', side=16, grid=1, resize='clean'), images)
@@ -357,7 +360,9 @@ def test_vgg19_up_to_its_logits(networks, shared_data, monkeypatch):
 
 
 @pytest.mark.parametrize('file, name, accuracy', [
-    ('cifar10_resnet20-12fca82f.npz', 'resnet20', 91.64),
+    # Also of the tests of residual networks.
+    pytest.param('cifar10_resnet20-12fca82f.npz', 'resnet20', 91.64,
+                 marks=pytest.mark.slow),
     ('cifar10_resnet56-4bfd9763.npz', 'resnet56', 92.72)])
 def test_trained_networks_of_cifar_keep_their_accuracy(file, name, accuracy,
                                                        shared_data):
@@ -366,7 +371,7 @@ def test_trained_networks_of_cifar_keep_their_accuracy(file, name, accuracy,
   images = _photos(shared_data, None)
   with np.load(shared_data / 'cifar10_lossless_part.npz') as data:
     labels = data['y_test']
-  see = jax.jit(extractor.apply)  # All at once would be a gigabyte.
+  see = quick.jit(extractor.apply)  # All at once would be a gigabyte.
   got = jax.tree.map(lambda *parts: np.concatenate(parts), *(
       see(extractor.variables, part) for part in np.split(images, 9)))
   right = int((got['logits'].argmax(1) == labels).sum())
@@ -408,8 +413,10 @@ def zoo(request):
   return get
 
 
-@pytest.mark.parametrize('colour', ['grey', 'RGB'])
-@pytest.mark.parametrize('name', ZOO)
+@pytest.mark.parametrize('name, colour', [
+    *((name, 'RGB') for name in ZOO),
+    *(pytest.param(name, 'grey', marks=[pytest.mark.slow] if name in (
+        'mobilenet', 'vgg19', 'resnet_cifar') else []) for name in ZOO)])
 def test_every_extractor(name, colour, zoo):
   extractor = zoo(name)
   images = _clothes(6)
@@ -426,11 +433,15 @@ def test_every_extractor(name, colour, zoo):
              for v in got.values())
   assert np.ptp(got['features'], 0).max() > 0
   again = apply(images)
-  alone = features.extractor(extractor, mesh.make(), batch_size=1)
-  one = alone.apply(images[2:3])
   for field, value in got.items():
     np.testing.assert_array_equal(value, again[field])
-    _close(one[field], value[2:3], 1e-5)
+  if colour == 'RGB':
+    shape = jax.eval_shape(extractor.apply, extractor.variables, _clothes(6))
+    assert shape['features'].shape == (6, grey)
+    alone = features.extractor(extractor, mesh.make(), batch_size=1)
+    one = alone.apply(images[2:3])
+    for field, value in got.items():
+      _close(one[field], value[2:3], 1e-5)
   assert extractor.protocol and '\n' not in extractor.protocol
   assert not extractor.fid
   assert len(extractor.digest) == (64 if 'weights' in registry.arguments(

@@ -13,6 +13,9 @@ from jaxaug.core import errors, registry
 from jaxaug.nn import pretrained, resize
 
 BLOCKS = ('64', '192', '768', '2048')
+# Made larger, and as they are.
+SIDES = pytest.mark.parametrize('side', [
+    32, pytest.param(64, marks=pytest.mark.slow), 299])
 
 
 def block():
@@ -92,7 +95,7 @@ def nhwc(tensor):
   return tensor.numpy().transpose(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize('side', [32, 64, 299])
+@SIDES
 @pytest.mark.parametrize('resize', ['pytorch', 'clean'])
 def test_all_blocks_and_logits_are_theirs(side, resize, drawn, pictures):
   """'pytorch' by the whole of pytorch-fid, 'clean' by clean-fid's resizing."""
@@ -124,7 +127,7 @@ def test_all_blocks_and_logits_are_theirs(side, resize, drawn, pictures):
   assert error(got['logits'], unbiased) < 1e-4
 
 
-@pytest.mark.parametrize('side', [32, 64, 299])
+@SIDES
 def test_by_tensorflows_resizing_it_is_that_of_torch_fidelity(
     side, drawn, pictures):
   import torch

@@ -44,22 +44,22 @@ DIA = {'attention': 'dia'}
 
 
 @pytest.mark.parametrize('name, given, classes, want', [
-    ('resnet', {}, 10, 269_722), ('resnet', {'depth': 32}, 10, 464_154),
-    ('resnet', {'depth': 56}, 10, 853_018),
-    ('resnet', DEEP, 10, 1_704_154), ('resnet', DEEP, 100, 1_727_284),
-    ('resnet', DEEP | DIA, 10, 1_923_002),
+    ('resnet', {}, 10, 269_722), ('resnet', {'depth': 56}, 10, 853_018),
     ('dianet', {'base': 'resnet164'}, 100, 1_946_132),
-    ('resnet', PRE, 10, 1_703_258), ('resnet', PRE, 100, 1_726_388),
-    ('resnet', PRE | DIA, 10, 1_938_234),
     ('dianet', {'base': 'preresnet164'}, 100, 1_961_364),
-    ('wideresnet', {}, 10, 12_049_370), ('wideresnet', {}, 100, 12_072_500),
-    ('wideresnet', DIA, 10, 12_275_386),
     ('dianet', {'base': 'wrn52_4'}, 100, 12_298_516),
     ('wideresnet', {'depth': 28, 'widen': 10}, 10, 36_479_194),
-    ('resnext', {}, 10, 32_092_074), ('resnext', {}, 100, 32_138_244),
-    ('resnext', DIA, 10, 32_959_850),
     ('dianet', {'base': 'resnext101'}, 100, 33_006_020),
     ('resnet', DEEP | {'depth': 56}, 10, 591_322), ('dianet', {}, 10, 810_170),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ('resnet', {'depth': 32}, 10, 464_154),
+        ('resnet', DEEP, 10, 1_704_154), ('resnet', PRE, 100, 1_726_388),
+        ('wideresnet', {}, 10, 12_049_370), ('resnext', {}, 10, 32_092_074),
+        ('resnet', DEEP, 100, 1_727_284), ('resnet', DEEP | DIA, 10, 1_923_002),
+        ('resnet', PRE, 10, 1_703_258), ('resnet', PRE | DIA, 10, 1_938_234),
+        ('wideresnet', {}, 100, 12_072_500),
+        ('wideresnet', DIA, 10, 12_275_386),
+        ('resnext', {}, 100, 32_138_244), ('resnext', DIA, 10, 32_959_850)])
 ], ids=str)
 def test_parameters_are_the_papers_to_the_digit(name, given, classes, want):
   spec = CIFAR._replace(num_classes=classes)
@@ -84,11 +84,14 @@ def test_squeeze_and_excitation_is_in_every_block():
     assert se - plain == 2 * sum(each)
 
 
-@pytest.mark.parametrize('name, given', NETS, ids=str)
-def test_any_size_and_the_features_before_the_last_layer(name, given):
-  for height, width, channels, classes in (
-      (28, 28, 1, 10), (32, 32, 3, 100), (64, 64, 3, 22), (128, 128, 3, 2),
-      (224, 224, 3, 1000), (21, 9, 1, 3)):
+SIZES = ((28, 28, 1, 10), (224, 224, 3, 1000), (21, 9, 1, 3),
+         (32, 32, 3, 100), (64, 64, 3, 22), (128, 128, 3, 2))
+
+
+@pytest.mark.parametrize('name, given, sizes', [
+    (*NETS[0], SIZES), *((*net, SIZES[:3]) for net in NETS[1:])], ids=str)
+def test_any_size_and_the_features_before_the_last_layer(name, given, sizes):
+  for height, width, channels, classes in sizes:
     spec = types.ImageSpec(height, width, channels, classes)
     network, seen = _build(name, spec, **given), []
     def catch(call, args, kwargs, context, seen=seen):
@@ -252,15 +255,6 @@ def _arrays(classes=5):
       'linear.bias': rng.normal(size=classes).astype(np.float32)}
 
 
-def _start(network, spec):
-  """Returns (pretrained, fresh) variables."""
-  @quick.jit
-  def both(key):
-    fresh = network.init(key, jnp.zeros((1, *spec[:3])), train=False)
-    return network.pretrained(fresh), fresh
-  return both(KEY)
-
-
 def test_pretrained_weights_give_the_logits_of_pytorch(tmp_path):
   torch = pytest.importorskip('torch')
   arrays, path = _arrays(), str(tmp_path / 'a.npz')
@@ -304,7 +298,8 @@ def test_another_number_of_classes_and_grey_images(tmp_path):
   np.savez(path, **_arrays(classes=7))
   spec = TINY._replace(channels=1)
   network = _build('resnet', spec, depth=8, width=4, weights=path)
-  variables, fresh = _start(network, spec)
+  fresh = classifiers.variables(network)
+  variables = network.pretrained(fresh)
   same = jax.tree.map(np.array_equal, variables['params'], fresh['params'])
   assert all(same.pop('logits').values()) and not any(jax.tree.leaves(same))
   grey = np.random.default_rng(0).uniform(-1, 1, (2, *spec[:3]))
@@ -351,7 +346,9 @@ def test_damaged_files_are_one_line(content, tmp_path):
 
 @pytest.mark.parametrize('file, depth, other, accuracy', [
     ('cifar10_resnet20-12fca82f.npz', 20, 56, 91.64),
-    ('cifar10_resnet56-4bfd9763.npz', 56, 20, 92.72)])
+    # Also of the extractor's tests.
+    pytest.param('cifar10_resnet56-4bfd9763.npz', 56, 20, 92.72,
+                 marks=pytest.mark.slow)])
 def test_trained_networks_keep_their_accuracy(file, depth, other, accuracy,
                                               shared_data):
   path = shared_data / 'weights' / file
@@ -363,7 +360,7 @@ def test_trained_networks_keep_their_accuracy(file, depth, other, accuracy,
     images, labels = data['x_test'], data['y_test']
   assert len(images) == 1017
   network = _build('resnet', depth=depth, weights=str(path))
-  predict = jax.jit(lambda v, x: network.apply(v, x / 127.5 - 1, train=False))
+  predict = quick.jit(lambda v, x: network.apply(v, x / 127.5 - 1, train=False))
   variables = network.pretrained(classifiers.variables(network))
   logits = np.concatenate([predict(variables, np.float32(part))
                            for part in np.split(images, 9)])
