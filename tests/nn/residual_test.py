@@ -346,7 +346,6 @@ def test_damaged_files_are_one_line(content, tmp_path):
 
 @pytest.mark.parametrize('file, depth, other, accuracy', [
     ('cifar10_resnet20-12fca82f.npz', 20, 56, 91.64),
-    # Also of the extractor's tests.
     pytest.param('cifar10_resnet56-4bfd9763.npz', 56, 20, 92.72,
                  marks=pytest.mark.slow)])
 def test_trained_networks_keep_their_accuracy(file, depth, other, accuracy,

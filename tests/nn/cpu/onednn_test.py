@@ -411,10 +411,10 @@ def send():
   global over
   sent = 0
   while sent < 300 or calls <= 100:  # Of a busy machine, more.
-    time.sleep(0.005)
+    time.sleep(0.002)
     os.kill(os.getpid(), signal.SIGINT)
     sent += 1
-  time.sleep(1)  # Until the last one has been caught.
+  time.sleep(0.5)  # Until the last one has been caught.
   over = True
 threading.Thread(target=send).start()
 def run():
