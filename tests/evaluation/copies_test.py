@@ -10,7 +10,7 @@ from jaxaug.core import errors
 from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.evaluation import copies
 
-EACH, CLEAN = 20, 400
+EACH, CLEAN = 20, 1000
 
 
 def _jpeg(pixels):
@@ -88,7 +88,7 @@ def test_changed_test_images_are_found_among_cifar10(shared_data):
 def test_changed_train_images_are_found_and_the_rest_is_not():
   train = fashion_mnist_small.load().train.images
   order = np.random.default_rng(0).permutation(len(train))
-  clean, known = train[order[:500]], train[order[500:3500]]
+  clean, known = train[order[:500]], train[order[500:2000]]
   pool = np.concatenate(
       [clean] + [change(known[:EACH]) for change in CHANGES.values()])
   report = copies.compare(copies.Side(pool), copies.Side(known))

@@ -344,10 +344,10 @@ def test_damaged_files_are_one_line(content, tmp_path):
     _build('resnet', TINY, depth=8, width=4, weights=str(tmp_path / 'b.npy'))
 
 
+@pytest.mark.slow  # The extractor's tests have the smaller one.
 @pytest.mark.parametrize('file, depth, other, accuracy', [
     ('cifar10_resnet20-12fca82f.npz', 20, 56, 91.64),
-    pytest.param('cifar10_resnet56-4bfd9763.npz', 56, 20, 92.72,
-                 marks=pytest.mark.slow)])
+    ('cifar10_resnet56-4bfd9763.npz', 56, 20, 92.72)])
 def test_trained_networks_keep_their_accuracy(file, depth, other, accuracy,
                                               shared_data):
   path = shared_data / 'weights' / file
