@@ -3,6 +3,8 @@ import json
 import math
 import pathlib
 import re
+import shutil
+import typing
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ def get_config(arg=None):
   config.name = 'arms'
   config.data.source = 'fake'
   config.runs, config.log_every, config.save_every = 2, 4, 4
+  config.budget = 'epochs'
   config.sample_every, config.eval_every = 8, 4
   config.data.per_class = 15
   config.data.imbalance = ('exponential', 3)
@@ -52,10 +55,37 @@ def get_config(arg=None):
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
 
+class Study(typing.NamedTuple):
+  """A finished study of all arms, runs one after the other."""
+  config: pathlib.Path
+  workdir: pathlib.Path
+  programs: dict  # By the block that they are of.
+
+  def copy(self, folder) -> pathlib.Path:
+    """Copies what its classifiers are made from."""
+    return shutil.copytree(self.workdir, folder, ignore=shutil.ignore_patterns(
+        'classify', 'results'))
+
+  def again(self, folder, *overrides, config=None) -> pathlib.Path:
+    """Trains its classifiers anew, in a copy."""
+    launched(config or self.config, self.copy(folder), *overrides)
+    return folder
+
+
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
   path = tmp_path_factory.mktemp('config') / 'arms.py'
   path.write_text(CONFIG)
+  return path
+
+
+@pytest.fixture(scope='module')
+def few_arms(config):
+  """The same study of real images, of standard augmentation, of added ones."""
+  path = config.with_name('few_arms.py')
+  path.write_text(CONFIG.replace(
+      '  return config',
+      '  config.arms = config.arms[:2] + config.arms[-1:]\n  return config'))
   return path
 
 
@@ -67,15 +97,18 @@ def launched(config, workdir, *overrides) -> dict:
 
 
 @pytest.fixture(scope='module')
-def workdir(config, tmp_path_factory):
-  """The study with runs one after the other."""
+def study(config, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(pathlib.Path(__file__).parents[2])
     fit._programs.cache_clear()
     out = tmp_path_factory.mktemp('study')
     launched(config, out)
-    patch.undo()
-  return out
+    return Study(config, out, programs(out, fit.Axes()))
+
+
+@pytest.fixture
+def workdir(study):
+  return study.workdir
 
 
 def rows(workdir) -> dict:
@@ -83,27 +116,7 @@ def rows(workdir) -> dict:
       'classifiers']['cnn']['arms']
 
 
-@pytest.mark.parametrize('together, stride', [(False, 1), (True, 4)])
-def test_one_compilation_serves_all_arms_and_runs(config, tmp_path, together,
-                                                  stride):
-  """Also where their lengths differ, and are no multiples of the stride."""
-  fit._programs.cache_clear()
-  launched(config, tmp_path, 'budget=epochs', f'steps_per_call={stride}',
-           f'runs_at_once={"yes" if together else "no"}')
-  several = {'config.classifiers.cnn': 2 if together else None}
-  programs = {net.where: fit._programs(net, fit.Axes(
-      several.get(net.where), stride if stride > 1 else None))
-      for net in _networks(tmp_path)}
-  assert set(programs) == {'config.judge', 'config.classifiers.cnn'}
-  # One more is the judge's to predict with, which has no step to compile.
-  assert fit._programs.cache_info().currsize == 2 + together
-  for made in programs.values():
-    assert made.step._cache_size() == 1
-  steps = {row['steps'] for row in rows(tmp_path).values()}
-  assert len(steps) > 2 and any(n % 4 for n in steps)
-
-
-def _networks(workdir):
+def networks(workdir):
   given = files.read_json(workdir / 'config.json')
   with run.plan(given, workdir) as opened:
     yield judge.network(opened)
@@ -111,6 +124,19 @@ def _networks(workdir):
       yield fit.network(
           opened.spec, f'config.classifiers.{name}', block['model'],
           schema.arguments(block, schema.CLASSIFIER))
+
+
+def programs(workdir, axes) -> dict:
+  """What trained them, where it is in the cache."""
+  return {net.where: fit._programs(net, axes) for net in networks(workdir)}
+
+
+def test_one_compilation_serves_all_arms_and_runs(study):
+  """Also where their lengths differ."""
+  assert set(study.programs) == {'config.judge', 'config.classifiers.cnn'}
+  for made in study.programs.values():
+    assert made.step._cache_size() == 1
+  assert len({row['steps'] for row in rows(study.workdir).values()}) > 2
 
 
 def test_what_each_arm_learns_from(workdir):
@@ -136,28 +162,35 @@ def test_what_each_arm_learns_from(workdir):
     assert words in page
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-def test_runs_at_once_are_runs_one_by_one(config, workdir, tmp_path, stride):
-  launched(config, tmp_path, 'runs_at_once=yes', f'steps_per_call={stride}')
-  one, other = rows(workdir), rows(tmp_path)
-  folders = {d: sorted((d / 'classify').glob('cnn.*')) for d in
-             (workdir, tmp_path)}
-  assert [f.name for f in folders[workdir]] == [
-      f.name for f in folders[tmp_path]]
-  assert not list((tmp_path / 'classify').glob('together*'))
-  for a, b in zip(*folders.values(), strict=True):
-    with np.load(a / 'predictions.npz') as x, (
-        np.load(b / 'predictions.npz')) as y:
-      np.testing.assert_allclose(x['logits'], y['logits'], atol=1e-4)
-    for x, y in zip(metrics_log.read(a), metrics_log.read(b), strict=True):
-      assert x == pytest.approx(y, abs=1e-4)
-  for arm in one:
-    assert one[arm]['chosen_steps'] == other[arm]['chosen_steps']
+def alike(one, other, arms):
+  """Runs are the same but for rounding."""
+  for name in arms:
+    for i in range(2):
+      a, b = (next((d / 'classify').glob(f'cnn.{name}.{i}-*'))
+              for d in (one, other))
+      assert a.name == b.name
+      with np.load(a / 'predictions.npz') as x, (
+          np.load(b / 'predictions.npz')) as y:
+        np.testing.assert_allclose(x['logits'], y['logits'], atol=1e-4)
+      for x, y in zip(metrics_log.read(a), metrics_log.read(b), strict=True):
+        assert x == pytest.approx(y, abs=1e-4)
+    assert rows(one)[name]['chosen_steps'] == rows(other)[name]['chosen_steps']
+  assert not list((other / 'classify').glob('together*'))
 
 
-def test_runs_at_once_resume_to_the_same_bits(config, tmp_path, monkeypatch):
-  args = 'runs_at_once=yes', 'steps_per_call=2'
-  launched(config, tmp_path / 'whole', *args)
+def test_runs_at_once_are_runs_one_by_one(study, tmp_path):
+  """By one compilation, also where lengths are no multiples of the stride."""
+  other = study.again(tmp_path / 'w', 'runs_at_once=yes', 'steps_per_call=4')
+  made = programs(other, fit.Axes(2, 4))['config.classifiers.cnn']
+  assert made.step._cache_size() == 1
+  assert any(row['steps'] % 4 for row in rows(other).values())
+  alike(study.workdir, other, rows(other))
+
+
+def test_runs_at_once_resume_to_the_same_bits(study, few_arms, tmp_path,
+                                              monkeypatch):
+  whole = study.again(tmp_path / 'whole', 'runs_at_once=yes', config=few_arms)
+  alike(study.workdir, whole, rows(whole))
   finish, calls = fit._finish, []
   def die(*given, **more):  # Amid what the runs of an arm leave behind.
     calls.append(1)
@@ -165,26 +198,25 @@ def test_runs_at_once_resume_to_the_same_bits(config, tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return finish(*given, **more)
   monkeypatch.setattr(fit, '_finish', die)
-  assert launch.main([f'--config={config}', f'--workdir={tmp_path / "w"}',
-                      *(f'--config.{a}' for a in args)]) == 130
+  copied = study.copy(tmp_path / 'w')
+  assert launch.main([f'--config={few_arms}', f'--workdir={copied}',
+                      '--config.runs_at_once=yes']) == 130
   monkeypatch.setattr(fit, '_finish', finish)
-  launched(config, tmp_path / 'w', *args)
-  assert rows(tmp_path / 'w')['real']['values'] == (
-      rows(tmp_path / 'whole')['real']['values'])
-  for a in (tmp_path / 'whole' / 'classify').glob('cnn.real.*'):
-    b = tmp_path / 'w' / 'classify' / a.name
+  launched(few_arms, copied, 'runs_at_once=yes')
+  assert rows(copied)['real']['values'] == rows(whole)['real']['values']
+  for a in (whole / 'classify').glob('cnn.real.*'):
+    b = copied / 'classify' / a.name
     with np.load(a / 'variables.npz') as x, np.load(b / 'variables.npz') as y:
       for name in x.files:
         np.testing.assert_array_equal(x[name], y[name])
 
 
-def test_budgets(config, workdir, tmp_path):
-  assert {row['steps'] for row in rows(workdir).values()} == {8}
-  by_compute = launched(config, tmp_path, 'budget=compute')
-  found = by_compute['classifiers']['cnn']['arms']
-  given = files.read_json(tmp_path / 'config.json')
-  with run.plan(given, tmp_path) as opened:
-    net = list(_networks(tmp_path))[1]
+def test_budgets(study, few_arms, tmp_path):
+  found = rows(study.again(tmp_path / 'w', 'budget=compute', 'log_every=99',
+                           'save_every=99', 'eval_every=99'))
+  given = files.read_json(tmp_path / 'w' / 'config.json')
+  with run.plan(given, tmp_path / 'w') as opened:
+    net = list(networks(tmp_path / 'w'))[1]
     generator = 4 * budget.generator_flops(
         opened.models['cgan'], opened.spec, 8)
   more = math.ceil(generator / budget.classifier_flops(net, 8))
@@ -192,10 +224,12 @@ def test_budgets(config, workdir, tmp_path):
   for arm, row in found.items():
     assert row['steps'] == 8 + more * (arm not in ('cutmix_synthetic', 'fill',
                                                    'add')), arm
+  launched(few_arms, tmp_path / 'w', 'budget=steps')
+  assert {row['steps'] for row in rows(tmp_path / 'w').values()} == {8}
 
 
-def test_folds(config, tmp_path):
-  found = launched(config, tmp_path, 'data.folds=3', 'data.imbalance=None',
+def test_folds(few_arms, tmp_path):
+  found = launched(few_arms, tmp_path, 'data.folds=3', 'data.imbalance=None',
                    'data.per_class=None')
   opened = json.loads((tmp_path / 'config.json').read_text())
   digests = [fold['test'] for fold in found['data']['folds']]
@@ -210,8 +244,8 @@ def test_folds(config, tmp_path):
   assert 'fold' in (tmp_path / 'report.html').read_text()
 
 
-def test_a_leak_stops_the_study(config, tmp_path, capsys):
-  args = [f'--config={config}', f'--workdir={tmp_path}']
+def test_a_leak_stops_the_study(few_arms, tmp_path, capsys):
+  args = [f'--config={few_arms}', f'--workdir={tmp_path}']
   assert launch.main([*args, '--stage=judge']) == 0
   data, = (tmp_path / 'data').iterdir()
   pool, = (tmp_path / 'pool').iterdir()

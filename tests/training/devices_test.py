@@ -73,6 +73,10 @@ def classifier(folder, devices, model='resnet', runs=1, **network):
 def two_densenets(folder, devices):
   classifier(folder, devices, 'densenet', runs=2, depth=7, growth=4)
 
+def two_cnns(folder, devices):
+  classifier(folder, devices, 'small_cnn', runs=2, widths=(8,),
+             hidden=(8,))
+
 for count in (1, 8):
   devices = mesh.make(jax.devices()[:count])
   globals()[what](files.folder(out, str(count)), devices)
@@ -85,8 +89,9 @@ def _records(folder):
 
 
 @pytest.fixture(scope='module',
-                params=['cgan', 'biggan', 'vae', 'ccgan', 'classifier',
-                        'two_densenets'])
+                params=['cgan', 'ccgan', 'classifier', 'two_cnns', *(
+                    pytest.param(name, marks=pytest.mark.slow)
+                    for name in ('biggan', 'vae', 'two_densenets'))])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
