@@ -16,6 +16,7 @@ import pytest
 
 import launch
 from jaxaug.training import mesh, metrics_log
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[2]
 # The quickstart, made tiny: every stage in a second or two.
@@ -53,9 +54,6 @@ if counts:
     json.dump(seen, f)
 sys.exit(status)
 """
-# Compiled at a lower level, in half the time; one level, for equal bits.
-QUICKLY = {'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} '
-                        '--xla_backend_optimization_level=0'}
 # Parts of a study by the files that they touch.
 TRAINING = 'generate/.*/checkpoints/'
 POOL = 'pool/.*partial'
@@ -69,7 +67,7 @@ def hooked(workdir, pattern, at=0, signum=signal.SIGKILL, counts='', args=()):
   return subprocess.run(
       [sys.executable, '-c', HOOKED, pattern, str(at), str(int(signum)),
        str(counts), *TINY, f'--workdir={workdir}', *args], cwd=ROOT, text=True,
-      capture_output=True, env=os.environ | QUICKLY)
+      capture_output=True, env=quick.environment())
 
 
 def ends(workdir, undisturbed) -> str:
@@ -273,7 +271,7 @@ def test_signals_and_damage(undisturbed, tmp_path):
   # The newest damaged: the one before serves. Then Ctrl-C.
   damage(partial / 'checkpoints' / str(steps[-1]))
   with subprocess.Popen(
-      [sys.executable, *words], text=True, env=os.environ | QUICKLY,
+      [sys.executable, *words], text=True, env=quick.environment(),
       stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
     while first.poll() is None and not list((workdir / 'classify').glob('*')):
       time.sleep(0.01)

@@ -1,6 +1,5 @@
 """Every config runs to its report."""
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import launch
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
@@ -28,16 +28,13 @@ pytestmark = pytest.mark.usefixtures('at_the_root')
 def study(workdir, config, *overrides, alone=True) -> dict:
   """Launches a study to its end and returns its results.
 
-  `alone`, in a process of its own, it compiles at a lower level, in half the
-  time.
+  `alone`, in a process of its own, it compiles quickly.
   """
   line = [f'--config={config}', f'--workdir={workdir}',
           *(f'--config.{override}' for override in overrides)]
   if alone:
-    flags = os.environ.get('XLA_FLAGS', '')
-    subprocess.run(
-        [sys.executable, 'launch.py', *line], check=True, env=os.environ | {
-            'XLA_FLAGS': f'{flags} --xla_backend_optimization_level=0'})
+    subprocess.run([sys.executable, 'launch.py', *line], check=True,
+                   env=quick.environment())
   else:
     assert launch.main(line) == 0
   page = (workdir / 'report.html').read_text()

@@ -1,12 +1,13 @@
 """Training over 8 devices gives the losses of one, by the stages themselves."""
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -95,10 +96,8 @@ def _records(folder):
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
-  env = os.environ | {
-      'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=8 '
-                   '--xla_backend_optimization_level=0'}  # Compiles faster.
+  env = quick.environment('--xla_force_host_platform_device_count=8') | {
+      'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
   done = subprocess.run([sys.executable, '-c', _CHILD, request.param, str(out)],
                         cwd=ROOT, env=env, capture_output=True, text=True,
                         timeout=300)

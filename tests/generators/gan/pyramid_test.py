@@ -541,7 +541,6 @@ def test_steps_are_those_of_torch(monkeypatch, name, spec, given, z_dims):
 
 # ---- the whole ----
 
-@pytest.mark.slow  # The default suite has it in zoo_test.
 def test_half_precision_computes_alike():
   spec = types.ImageSpec(16, 24, 3, 4)
   batch, out = _batch(spec), []
