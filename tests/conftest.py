@@ -40,14 +40,21 @@ def pytest_collection_modifyitems(items):
   items.sort(key=place)
 
 
+def _large() -> bool:
+  """Whether this process holds more than a gigabyte, as far as Linux tells."""
+  pages = pathlib.Path('/proc/self/statm')
+  return not pages.exists() or (
+      int(pages.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 1e9)
+
+
 @pytest.fixture(autouse=True, scope='module')
 def nothing_stays_behind():
-  """What a file compiled goes with it: gigabytes, in a process of many files.
+  """What files compiled goes once it is much: gigabytes, in many files.
 
-  Only then, for tests count compilations by what a cache holds.
+  Only between them, for tests count compilations by what a cache holds.
   """
   yield
-  if 'jax' not in sys.modules:
+  if 'jax' not in sys.modules or not _large():
     return
   for name, module in list(sys.modules.items()):
     if name.startswith(_CACHING):
@@ -57,6 +64,17 @@ def nothing_stays_behind():
   gc.collect()
   # What is free goes back to the system; of glibc alone.
   getattr(ctypes.CDLL(None), 'malloc_trim', lambda keep: None)(0)
+
+
+@pytest.fixture(scope='module')
+def compiled_quickly():
+  """For whole studies: what they compile, they compile as quick.steady does."""
+  import jax
+
+  from tests import quick
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'jit', quick.steady)
+    yield
 
 
 @pytest.fixture(scope='session')

@@ -52,7 +52,7 @@ def get_config(arg=None):
   return config
 """
 
-pytestmark = pytest.mark.usefixtures('at_the_root')
+pytestmark = pytest.mark.usefixtures('at_the_root', 'compiled_quickly')
 
 
 class Study(typing.NamedTuple):
@@ -97,7 +97,7 @@ def launched(config, workdir, *overrides) -> dict:
 
 
 @pytest.fixture(scope='module')
-def study(config, tmp_path_factory):
+def study(config, tmp_path_factory, compiled_quickly):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(pathlib.Path(__file__).parents[2])
     fit._programs.cache_clear()

@@ -319,6 +319,7 @@ class Recording(dict):
     return super().__iter__()
 
 
+@pytest.mark.usefixtures('compiled_quickly')
 def test_work_reads_no_key_but_those_that_redo_it(tmp_path):
   seen = set()
   given = changed(changed(CONFIG, ('runs',), 1), ('curve', 'every'), 2)
