@@ -40,21 +40,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=place)
 
 
-def _large() -> bool:
-  """Whether this process holds more than a gigabyte, as far as Linux tells."""
-  pages = pathlib.Path('/proc/self/statm')
-  return not pages.exists() or (
-      int(pages.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') > 1e9)
-
-
 @pytest.fixture(autouse=True, scope='module')
 def nothing_stays_behind():
-  """What files compiled goes once it is much: gigabytes, in many files.
+  """What a file compiled goes with it: gigabytes, in a process of many files.
 
-  Only between them, for tests count compilations by what a cache holds.
+  Only then, for tests count compilations by what a cache holds.
   """
   yield
-  if 'jax' not in sys.modules or not _large():
+  if 'jax' not in sys.modules:
     return
   for name, module in list(sys.modules.items()):
     if name.startswith(_CACHING):

@@ -328,6 +328,7 @@ def test_a_loss_that_is_not_finite(finished):
   assert all(after[f] == before[f] for f in before if f.is_file())
 
 
+@pytest.mark.slow  # Of parts: core/files_test, training/checkpoint_test.
 def test_a_disk_that_fills_in_training(undisturbed, tmp_path):
   disk = tmp_path / 'disk'
   disk.mkdir()

@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
                  if f.stem not in ('common', 'recipes', '__init__'))
 
-# Thirty trainings; two generators of kinds that others have as well.
-LONG = 'cifar_classifiers', 'fmnist_generators'
+# Thirty trainings each, or two generators, of kinds that others have as well.
+LONG = 'cifar_classifiers', 'fmnist_cgan', 'fmnist_generators'
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
