@@ -64,7 +64,10 @@ def compiled_quickly():
   """For whole studies: what they compile, they compile as quick.steady does."""
   import jax
 
+  from jaxaug.core import registry
   from tests import quick
+  for name in registry.names('image_metrics'):
+    registry.find('image_metrics', name)  # What is compiled by its decorator.
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'jit', quick.steady)
     yield

@@ -310,7 +310,7 @@ def _heard(monkeypatch, model):
       m.setattr(jax.lax, 'scan', _unrolled)
       state, logs = model.step(state, batch, KEY)
     return state, logs, jnp.stack(heard)
-  return quick.jit(run)
+  return quick.steady(run)
 
 
 def _same_state(layout, first, net, theirs):

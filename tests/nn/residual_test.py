@@ -50,11 +50,11 @@ DIA = {'attention': 'dia'}
     ('dianet', {'base': 'wrn52_4'}, 100, 12_298_516),
     ('wideresnet', {'depth': 28, 'widen': 10}, 10, 36_479_194),
     ('dianet', {'base': 'resnext101'}, 100, 33_006_020),
+    ('wideresnet', {}, 10, 12_049_370), ('resnext', {}, 10, 32_092_074),
     ('resnet', DEEP | {'depth': 56}, 10, 591_322), ('dianet', {}, 10, 810_170),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in [
         ('resnet', {'depth': 32}, 10, 464_154),
         ('resnet', DEEP, 10, 1_704_154), ('resnet', PRE, 100, 1_726_388),
-        ('wideresnet', {}, 10, 12_049_370), ('resnext', {}, 10, 32_092_074),
         ('resnet', DEEP, 100, 1_727_284), ('resnet', DEEP | DIA, 10, 1_923_002),
         ('resnet', PRE, 10, 1_703_258), ('resnet', PRE | DIA, 10, 1_938_234),
         ('wideresnet', {}, 100, 12_072_500),

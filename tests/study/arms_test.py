@@ -60,15 +60,16 @@ class Study(typing.NamedTuple):
   config: pathlib.Path
   workdir: pathlib.Path
   programs: dict  # By the block that they are of.
+  compiled: int  # How many that was.
 
-  def copy(self, folder) -> pathlib.Path:
-    """Copies what its classifiers are made from."""
+  def copy(self, folder, *without) -> pathlib.Path:
+    """Copies what its classifiers are made from, some of it left out."""
     return shutil.copytree(self.workdir, folder, ignore=shutil.ignore_patterns(
-        'classify', 'results'))
+        'classify', 'results*', 'report.html', *without))
 
-  def again(self, folder, *overrides, config=None) -> pathlib.Path:
+  def again(self, folder, *overrides, config=None, without=()) -> pathlib.Path:
     """Trains its classifiers anew, in a copy."""
-    launched(config or self.config, self.copy(folder), *overrides)
+    launched(config or self.config, self.copy(folder, *without), *overrides)
     return folder
 
 
@@ -103,7 +104,8 @@ def study(config, tmp_path_factory, compiled_quickly):
     fit._programs.cache_clear()
     out = tmp_path_factory.mktemp('study')
     launched(config, out)
-    return Study(config, out, programs(out, fit.Axes()))
+    compiled = fit._programs.cache_info().currsize
+    return Study(config, out, programs(out, fit.Axes()), compiled)
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ def programs(workdir, axes) -> dict:
 def test_one_compilation_serves_all_arms_and_runs(study):
   """Also where their lengths differ."""
   assert set(study.programs) == {'config.judge', 'config.classifiers.cnn'}
+  assert study.compiled == 2
   for made in study.programs.values():
     assert made.step._cache_size() == 1
   assert len({row['steps'] for row in rows(study.workdir).values()}) > 2
@@ -151,10 +154,6 @@ def test_what_each_arm_learns_from(workdir):
   for arm, row in found.items():
     assert (row['real'], row['synthetic']) == want.get(arm, (total, 0)), arm
     assert row['generated'] == (arm in ('fill', 'add', 'cutmix_synthetic'))
-  # Run by run the same start and data: what differs is the arm.
-  for arm in found:
-    if arm != 'real':
-      assert found[arm]['curves'] != found['real']['curves'], arm
   assert found['add']['baseline'] == 'standard'
   page = (workdir / 'report.html').read_text()
   for words in ('CutMix with cgan images of the same class', 'class weights',
@@ -179,12 +178,26 @@ def alike(one, other, arms):
 
 
 def test_runs_at_once_are_runs_one_by_one(study, tmp_path):
-  """By one compilation, also where lengths are no multiples of the stride."""
-  other = study.again(tmp_path / 'w', 'runs_at_once=yes', 'steps_per_call=4')
-  made = programs(other, fit.Axes(2, 4))['config.classifiers.cnn']
-  assert made.step._cache_size() == 1
+  """By one compilation, also where lengths are no multiples of the stride.
+
+  And the judge, alone, is what it is by single steps.
+  """
+  before = fit._programs.cache_info().currsize
+  other = study.again(tmp_path / 'w', 'runs_at_once=yes', 'steps_per_call=4',
+                      without=['judge'])
+  # The judge's and the classifier's to train with, the judge's to predict with.
+  assert fit._programs.cache_info().currsize <= before + 3
+  for axes, where in ((fit.Axes(2, 4), 'config.classifiers.cnn'),
+                      (fit.Axes(None, 4), 'config.judge')):
+    assert programs(other, axes)[where].step._cache_size() == 1
   assert any(row['steps'] % 4 for row in rows(other).values())
   alike(study.workdir, other, rows(other))
+  names = [sorted(f.name for f in (d / 'classify').iterdir())
+           for d in (study.workdir, other)]
+  assert names[0] == names[1]
+  one, four = (np.load(next((d / 'judge').iterdir()) / 'predictions.npz')
+               for d in (study.workdir, other))
+  np.testing.assert_allclose(one['logits'], four['logits'], atol=1e-4)
 
 
 def test_runs_at_once_resume_to_the_same_bits(study, few_arms, tmp_path,
@@ -224,6 +237,10 @@ def test_budgets(study, few_arms, tmp_path):
   for arm, row in found.items():
     assert row['steps'] == 8 + more * (arm not in ('cutmix_synthetic', 'fill',
                                                    'add')), arm
+  # Run by run the same start and data: what differs is the arm, even where
+  # arms are of one length.
+  assert len({json.dumps(row['curves']) for row in found.values()}) == len(
+      found)
   launched(few_arms, tmp_path / 'w', 'budget=steps')
   assert {row['steps'] for row in rows(tmp_path / 'w').values()} == {8}
 

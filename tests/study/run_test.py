@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite(finished):
   line = refused(finished, '--config.save_every=1',
                  '--config.classifiers.cnn.learning_rate=1e30')
   found = re.search(r'launch.py: classify cnn\.real\.0: step (\d+): train_loss '
-                   r'is (nan|inf); stopped', line)
+                    r'is (nan|inf); stopped', line)
   assert found, line
   partial, = (finished / 'classify').glob('cnn.real.0-*.partial')
   assert str(partial / 'checkpoints') in line

@@ -67,11 +67,11 @@ def test_decoded_noise_is_the_sample_of_it(monkeypatch, statistics):
   variables = quick.jit(lambda: model.variables(model.init(stubs.KEY)))()
   labels = jnp.arange(6) % 3
   z = np.float32(np.random.default_rng(3).normal(size=(6, 5)))
-  decode = quick.jit(model.decode)
+  decode = quick.steady(model.decode)
   got = decode(variables, z, labels)
   assert got.shape == (6, 8, 8, 1) and got.dtype == jnp.float32
   monkeypatch.setattr(jax.random, 'normal', lambda key, shape: z)
-  np.testing.assert_array_equal(got, quick.jit(model.sample)(
+  np.testing.assert_array_equal(got, quick.steady(model.sample)(
       variables, stubs.KEY, labels))
   other = decode(variables, -z, labels)
   assert np.abs(got - other).max() > 1e-3
