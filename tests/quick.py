@@ -7,7 +7,7 @@ import jax
 _STEADY = {'xla_backend_optimization_level': 0}
 # Faster still, but XLA's older emitters may compute a value twice, a bit apart:
 # not for gradients of a maximum, nor for two outputs that are one to the bit.
-# From 0.11 on jax has no others.
+# None in jax 0.12.
 _QUICK = _STEADY | ({'xla_cpu_use_fusion_emitters': False}
                     if jax.__version_info__ < (0, 11) else {})
 
