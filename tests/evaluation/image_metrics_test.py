@@ -257,7 +257,7 @@ def test_file_keeps_the_contract(name):
   parameters = inspect.signature(block.compute).parameters.values()
   for p in parameters:
     if p.kind is p.KEYWORD_ONLY:
-      assert f'    {p.name}: ' in block.compute.__doc__
+      assert f'\n  {p.name}: ' in inspect.getdoc(block.compute)
       assert p.name == 'fit' or p.default is not p.empty
   needs = set(block.NEEDS)
   # Nothing is read that was not asked for.
