@@ -75,8 +75,7 @@ def two_densenets(folder, devices):
   classifier(folder, devices, 'densenet', runs=2, depth=7, growth=4)
 
 def two_cnns(folder, devices):
-  classifier(folder, devices, 'small_cnn', runs=2, widths=(8,),
-             hidden=(8,))
+  classifier(folder, devices, 'small_cnn', runs=2, widths=(8,), hidden=(8,))
 
 for count in (1, 8):
   devices = mesh.make(jax.devices()[:count])
