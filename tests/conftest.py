@@ -21,6 +21,9 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# A program is compiled by one thread, for the other core has a worker too.
+os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
+                           ' --xla_cpu_parallel_codegen_split_count=1')
 # What tests see of images stays out of the user's cache.
 os.environ.setdefault('JAXAUG_CACHE', str(ROOT / '.cache' / 'jaxaug'))
 

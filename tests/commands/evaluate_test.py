@@ -116,7 +116,8 @@ def test_classification_accuracy_score(tmp_path, capsys):
   """Trained on half of the real images, it knows the others well."""
   out = tmp_path / 'o.json'
   assert run(*SETS, '--extractor=pixels', '--metrics=cas', '--cache=',
-             f'--json={out}', '--cas.runs=2', '--classifier.steps=120') == 0
+             f'--json={out}', '--cas.runs=2', '--classifier.steps=100',
+             '--classifier.widths=(8,32)') == 0
   rows = {row['name']: row['measured']
           for row in json.loads(out.read_text())['fake'][0]['rows']}
   for name in ('cas_fake_to_real', 'cas_real_to_fake'):

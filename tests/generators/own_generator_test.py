@@ -46,7 +46,8 @@ def test_the_example_keeps_the_contract(written):
 @pytest.mark.usefixtures('at_the_root', 'compiled_quickly')
 def test_the_example_goes_through_a_study(written):
   results = smoke_test.study(written / 'run',
-                             f'{written}/configs/{NAME}.py:smoke', alone=False)
+                             f'{written}/configs/{NAME}.py:smoke',
+                             *smoke_test.LIGHT, alone=False)
   assert results['generators']['mlp']['model'] == NAME
   assert {*results['classifiers']['cnn']['arms']} == {'real', 'add_100'}
 

@@ -27,6 +27,7 @@ def get_config(arg=None):
   config.runs, config.log_every, config.save_every = 2, 4, 4
   config.budget = 'epochs'
   config.sample_every, config.eval_every = 8, 4
+  config.evaluation.extractor, config.evaluation.metrics = 'pixels', ('prdc',)
   config.data.per_class = 15
   config.data.imbalance = ('exponential', 3)
   config.augmentations.standard = dict(flip=0.5, shift=1)

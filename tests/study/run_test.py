@@ -24,10 +24,11 @@ TINY = ['--config=configs/quickstart.py', *(f'--config.{change}' for change in (
     'data.source=fake', 'data.per_class=20', 'runs=2', 'log_every=4',
     'save_every=6', 'sample_every=10', 'eval_every=5', 'curve.every=6',
     'curve.images=100', 'evaluation.extractor=pixels',
+    "evaluation.metrics=('prdc',)",
     'generators.cgan.steps=24', 'generators.cgan.batch_size=16',
     'generators.cgan.z_dim=8', 'generators.cgan.g_widths=(8,8,8)',
     'generators.cgan.d_widths=(8,8,8)', 'pools.cgan.per_class=16',
-    'pools.cgan.batch_size=24', 'classifiers.cnn.steps=20',
+    'pools.cgan.batch_size=24', 'classifiers.cnn.steps=12',
     'classifiers.cnn.batch_size=16', 'classifiers.cnn.widths=(4,8)',
     'classifiers.cnn.hidden=8', 'judge.steps=12', 'judge.batch_size=16',
     'judge.widths=(4,8)', 'judge.hidden=8'))]

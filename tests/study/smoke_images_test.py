@@ -8,8 +8,8 @@ from tests.study import smoke_test
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
 FEW_STEPS = (
-    'runs=2', 'sample_every=4', 'eval_every=4',
-    "evaluation.metrics=('fid','prdc')", 'generators.cgan.steps=8',
+    'runs=2', 'sample_every=4', 'eval_every=4', *smoke_test.LIGHT,
+    'generators.cgan.steps=8',
     'generators.cgan.batch_size=16', 'generators.cgan.g_widths=(16,16,16,16)',
     'generators.cgan.d_widths=(16,16,16,16)', 'pools.cgan.batch_size=40',
     *(f'{block}.{change}' for block in ('classifiers.cnn', 'judge')

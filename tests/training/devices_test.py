@@ -59,7 +59,7 @@ def classifier(folder, devices, model='resnet', runs=1, **network):
                          class_names=data.class_names, seed=(1, 0))
   plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,
                      seed=(1, 0))
-  network = network or {'depth': 8, 'width': 8, 'attention': 'dia'}
+  network = network or {'depth': 8, 'width': 4}
   net = fit.network(spec, 'config.classifiers.c', model, {
       'learning_rate': 0.02, 'accumulate': 2, **network})
   treatment = fit.Treatment(
