@@ -134,7 +134,11 @@ def _size(text):
 
 def _cache(flags) -> pathlib.Path | None:
   if flags.cache is not None:
-    return pathlib.Path(flags.cache).expanduser() if flags.cache else None
+    cache = os.path.expanduser(flags.cache)
+    if cache.startswith('~'):
+      raise errors.InputError(f'--cache: {cache!r}: there is no such user; '
+                              'expected a folder.')
+    return pathlib.Path(cache) if cache else None
   return features.cache()
 
 
@@ -153,7 +157,14 @@ def _open(flags) -> list[image_sets.Source]:
 
 def _match(labels, real: image_sets.Source, fake: image_sets.Source):
   """Returns labels of `fake` in the numbers of `real`'s classes."""
-  if labels is None or not real.class_names or not fake.class_names:
+  if labels is None or real.labels is None:
+    return labels
+  if not real.class_names or not fake.class_names:
+    classes = len(real.class_names or ()) or int(real.labels.max()) + 1
+    if labels.max() >= classes:
+      raise errors.InputError(
+          f'FAKE: {fake.name} has the label {labels.max()}, but {real.name} '
+          f'has {classes} classes, from 0; expected the same classes.')
     return labels
   for name in fake.class_names:
     if name not in real.class_names:
@@ -311,10 +322,11 @@ def main(argv=None) -> int:
   """Returns the exit code: 0, or 2 after one line on what was wrong."""
   memory.keep()
   try:
-    asked = parse(sys.argv[1:] if argv is None else argv)
-    found = run(asked)
-    if asked.flags.json:
-      files.write_json(asked.flags.json, found)
+    with errors.net():
+      asked = parse(sys.argv[1:] if argv is None else argv)
+      found = run(asked)
+      if asked.flags.json:
+        files.write_json(asked.flags.json, found)
   except errors.InputError as e:
     print(f'evaluate: {e}', file=sys.stderr)
     return 2

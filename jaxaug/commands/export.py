@@ -90,8 +90,9 @@ def main(argv=None) -> int:
   out = pathlib.Path(args.out)
   write = {'folder': to_folder, 'npz': to_npz}[args.format]
   try:
-    pool = pools.read(args.pool)
-    write(pool, out)
+    with errors.net():
+      pool = pools.read(args.pool)
+      write(pool, out)
   except errors.InputError as e:
     print(f'export: {e}', file=sys.stderr)
     return 2

@@ -21,7 +21,8 @@ def main(argv=None) -> int:
   args = parser.parse_args(argv)
   from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
   try:
-    print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
+    with errors.net():
+      print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
   except errors.InputError as e:
     print(e, file=sys.stderr)
     return 2

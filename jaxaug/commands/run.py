@@ -128,14 +128,15 @@ def main(argv=None, called: str = 'jaxaug run') -> int:
     command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
   interrupts.install()
   try:
-    _run(argv, prog, command)
+    with errors.net():
+      try:
+        _run(argv, prog, command)
+      except OSError as e:  # A disk may fail anywhere.
+        from jaxaug.core import files
+        raise files.friendly(e, e.filename or '.') from e
     return 0
   except errors.InputError as e:
     print(f'{prog}: {e}', file=sys.stderr)
-    return 2
-  except OSError as e:  # A disk may fail anywhere.
-    from jaxaug.core import files
-    print(f'{prog}: {files.friendly(e, e.filename or ".")}', file=sys.stderr)
     return 2
   except (interrupts.Interrupted, KeyboardInterrupt) as e:
     interrupts.settle()

@@ -1,6 +1,8 @@
 """The one exception that a user is meant to read: a single clear line."""
+import contextlib
 import difflib
 import math
+import re
 
 
 class InputError(Exception):
@@ -8,6 +10,43 @@ class InputError(Exception):
 
   The message is one line: what was wrong, what was expected, and where.
   """
+
+  def __init__(self, message: str):
+    # Whatever a user gave stands in it: not on many lines, nor at any length,
+    # nor what a terminal cannot show, such as the bytes of a file's name.
+    line = ' '.join(str(message).splitlines())
+    line = line.encode(errors='backslashreplace').decode()
+    super().__init__(re.sub(
+        r'\S{400,}', lambda word: f'{word[0][:200]}...{word[0][-50:]}', line))
+
+
+@contextlib.contextmanager
+def net():
+  """Within it, what the machine refuses is an InputError too.
+
+  For a whole command: files that cannot be read or written, and memory.
+  """
+  try:
+    yield
+  except OSError as e:  # A disk may fail anywhere.
+    what = e.strerror or str(e) or type(e).__name__
+    raise InputError(f'{e.filename}: {what}.' if e.filename else
+                     f'{what}; expected a machine that allows it.') from e
+  except MemoryError as e:
+    raise InputError(f'the memory is used up ({e}); expected less at once: '
+                     'smaller batches, sizes or counts.') from e
+  except RuntimeError as e:  # So do jax's own come.
+    if 'RESOURCE_EXHAUSTED' not in str(e):
+      raise
+    raise InputError(
+        f'the memory of the device is used up ({str(e).splitlines()[0]}); '
+        'expected less at once: smaller batches, sizes or networks.') from e
+
+
+def shown(value) -> str:
+  """Returns a value as messages show it: not at any length."""
+  text = repr(value)
+  return text if len(text) <= 200 else f'{text[:150]}... ({len(text)} long)'
 
 
 def nearest(name: str, known) -> str:
@@ -44,10 +83,15 @@ def positive(name: str, value):
 
 
 def count(name: str, value, least: int = 1):
-  """Raises InputError unless `value` is a whole number of `least` or more."""
-  if isinstance(value, bool) or not isinstance(value, int) or value < least:
-    raise InputError(
-        f'{name}: {value!r}; expected a whole number of at least {least}.')
+  """Raises InputError unless `value` is a whole number of `least` or more.
+
+  Nothing here is counted beyond what 32 bits hold.
+  """
+  if isinstance(value, bool) or not isinstance(value, int) or not (
+      least <= value < 2**31):
+    most = ', below 2**31' if isinstance(value, int) and value > least else ''
+    raise InputError(f'{name}: {value!r}; expected a whole number of at least '
+                     f'{least}{most}.')
 
 
 def counts(name: str, values, length: int | None = None):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -14,14 +15,15 @@ import subprocess
 import tempfile
 import typing
 import zipfile
-import zlib
 
 import numpy as np
 
 from jaxaug.core import errors
 
 # How the folders of a workdir are laid out and named; see study/tasks.py.
-_LAYOUT = 2
+_LAYOUT = 3
+# Files that people look at and no program reads.
+_SHOWN = ('.png', '.txt')
 _HINTS = {
     errno.ENOSPC: 'the disk is full',
     errno.EDQUOT: 'the disk quota is used up',
@@ -138,13 +140,7 @@ def save_npz(path, **arrays):
 
 def load_npz(path) -> dict[str, np.ndarray]:
   """Reads what `save_npz` wrote; InputError when it is missing or damaged."""
-  try:
-    with np.load(path) as arrays:
-      return dict(arrays)
-  except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
-    raise errors.InputError(
-        f'{path}: is missing or damaged ({e}); delete its folder and the same '
-        'command makes it again.') from e
+  return read_npz(path, 'of jaxaug')
 
 
 def read_npz(path, where: str, wanted=lambda key: True) -> dict:
@@ -159,15 +155,37 @@ def read_npz(path, where: str, wanted=lambda key: True) -> dict:
     InputError: the file is missing, damaged or another kind.
   """
   try:
-    with np.load(pathlib.Path(path).expanduser()) as file:
-      return {key: file[key] if wanted(key) else None for key in file.files}
+    with zipfile.ZipFile(pathlib.Path(os.path.expanduser(path))) as file:
+      return {info.filename.removesuffix('.npy'): _member(file, info, wanted)
+              for info in file.infolist()}
   except FileNotFoundError:
     wrong = 'there is no such file'
-  except (AttributeError, TypeError):  # A lone .npy is an array, not a mapping.
-    wrong = 'not an .npz file'
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-    wrong = f'damaged or not an .npz file of plain arrays ({e})'
+  except zipfile.BadZipFile as e:
+    wrong = f'damaged or not an .npz file ({e})'
+  except MemoryError:
+    wrong = 'holds more than there is memory for'
+  except Exception as e:  # Each kind of damage and of packing has its own.
+    wrong = (f'damaged or not an .npz file of plain arrays '
+             f'({str(e) or type(e).__name__})')
   raise errors.InputError(f'{where}: {path}: {wrong}.')
+
+
+def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo, wanted):
+  """Returns an array of an .npz file, or None where it is not wanted."""
+  name = info.filename.removesuffix('.npy')
+  if not wanted(name):
+    return None
+  with file.open(info) as member:
+    if np.lib.format.read_magic(member) == (1, 0):
+      head = np.lib.format.read_array_header_1_0(member)
+    else:
+      head = np.lib.format.read_array_header_2_0(member)
+    # Before numpy asks for memory for what is not there.
+    size = math.prod(head[0]) * head[2].itemsize
+    if not head[2].hasobject and member.tell() + size != info.file_size:
+      raise ValueError(f'{name} says that it is {list(head[0])}')
+  with file.open(info) as member:
+    return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def copy(source, path):
@@ -182,12 +200,12 @@ def copy(source, path):
 def cache() -> pathlib.Path:
   """Returns where things outlive a study: $JAXAUG_CACHE or ~/.cache/jaxaug."""
   root = os.environ.get('JAXAUG_CACHE') or '~/.cache/jaxaug'
-  return pathlib.Path(root).expanduser()
+  return pathlib.Path(os.path.expanduser(root))
 
 
 def fingerprint(path: str | None) -> list:
   """What would change if the files below `path` did; costs no reading."""
-  root = pathlib.Path(path or '').expanduser()
+  root = pathlib.Path(os.path.expanduser(path or ''))
   if not path or not root.exists():
     return []
   found = [root] if root.is_file() else sorted(
@@ -197,10 +215,12 @@ def fingerprint(path: str | None) -> list:
 
 
 def remove(folder):
-  """Deletes a folder that may not be there."""
+  """Deletes a folder, or a file in its place, that may not be there."""
   with writing(folder):
     if os.path.isdir(folder):
       shutil.rmtree(folder)
+    elif os.path.lexists(folder):
+      os.remove(folder)
 
 
 class Folder(typing.NamedTuple):
@@ -224,9 +244,19 @@ def begin(partial, resume: bool = False):
 
 
 def finish(partial, final, manifest: dict):
-  """Writes `manifest.json` and gives the folder its final name."""
-  write_json(pathlib.Path(partial) / 'manifest.json',
-             manifest | {'commit': _commit()})
+  """Writes `manifest.json` and gives the folder its final name.
+
+  The manifest has the digest of every file, and one of itself.
+  """
+  partial, final = pathlib.Path(partial), pathlib.Path(final)
+  with writing(partial):
+    found = {f.relative_to(partial).as_posix(): _sha256(f)
+             for f in sorted(partial.rglob('*')) if f.is_file()}
+  # What a training resumes from goes when it has ended.
+  found = {name: sha for name, sha in found.items()
+           if not name.startswith('checkpoints/') and name != 'manifest.json'}
+  _seal(partial, manifest | {'commit': _commit(), 'folder': final.name,
+                             'files': found})
   with writing(final):
     os.rename(partial, final)
     handle = os.open(os.path.dirname(os.path.abspath(final)), os.O_RDONLY)
@@ -236,25 +266,87 @@ def finish(partial, final, manifest: dict):
       os.close(handle)
 
 
+def include(final, name: str):
+  """Adds a file that was made later, or again, to a finished folder's."""
+  value = _sealed(final)
+  with writing(final):
+    value['files'][name] = _sha256(pathlib.Path(final) / name)
+  _seal(final, value)
+
+
+def _seal(folder, value: dict):
+  value = _plain(value)
+  write_json(pathlib.Path(folder) / 'manifest.json',
+             value | {'sha256': _sha256_of(value)})
+
+
+def _sha256_of(value) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# Digests of files as they are: a process reads each once.
+_digests: dict[tuple, str] = {}
+
+
+def _sha256(path) -> str:
+  with open(path, 'rb') as f:
+    about = os.fstat(f.fileno())
+    key = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    if key not in _digests:
+      _digests[key] = hashlib.file_digest(f, 'sha256').hexdigest()
+    return _digests[key]
+
+
 def is_done(final) -> bool:
   """Whether the folder was finished; InputError if it was damaged since."""
   if not os.path.lexists(final):
     return False
-  manifest(final)
+  if manifest(final)['folder'] != pathlib.Path(final).name:
+    raise damaged(final, 'manifest.json')
   return True
 
 
+def damaged(final, name: str) -> errors.InputError:
+  """Says that a file of a finished folder is, and what to do."""
+  return errors.InputError(
+      f'{os.path.join(final, name)}: is missing or damaged; delete the folder '
+      f'{final}, and the command that made it makes it again.')
+
+
 def manifest(final) -> dict:
-  """Returns what `finish` was given; InputError if that was damaged."""
+  """Returns what `finish` was given, and `files`, name -> sha256.
+
+  Raises:
+    InputError: it, or a file that is read, is not what it was then.
+  """
+  value = _sealed(final)
+  for name, sha in value['files'].items():
+    shown = name.startswith('tensorboard/') or name.endswith(_SHOWN)
+    if not (shown or _is(final, name, sha)):
+      raise damaged(final, name)
+  return value
+
+
+def _sealed(final) -> dict:
   try:
     value = json.loads((pathlib.Path(final) / 'manifest.json').read_bytes())
-    if not isinstance(value, dict):
+    if value.pop('sha256') != _sha256_of(value):
       raise ValueError
     return value
-  except (OSError, ValueError) as e:
-    raise errors.InputError(
-        f'{final}: its manifest.json is missing or damaged; delete this folder '
-        'and the same command makes it again.') from e
+  except (OSError, ValueError, LookupError, AttributeError, TypeError) as e:
+    raise damaged(final, 'manifest.json') from e
+
+
+def intact(final, name: str) -> bool:
+  """Whether a file of a finished folder is what it was at the end."""
+  return _is(final, name, manifest(final)['files'].get(name))
+
+
+def _is(final, name: str, sha: str | None) -> bool:
+  try:
+    return _sha256(pathlib.Path(final) / name) == sha
+  except OSError:
+    return False
 
 
 @contextlib.contextmanager
@@ -278,8 +370,9 @@ def lock(workdir, name: str):
   try:
     _take(handle, workdir)
     check_owner(workdir, name)  # Again: another launch may just have ended.
-    if not (workdir / 'study.json').exists():
-      write_json(workdir / 'study.json', {'study': name, 'layout': _LAYOUT})
+    about = {'study': name, 'layout': _LAYOUT}
+    if _object(workdir / 'study.json') != about:
+      write_json(workdir / 'study.json', about)
     yield
   finally:
     os.close(handle)
@@ -307,22 +400,35 @@ def check_owner(workdir, name: str):
     return
   if not workdir.is_dir():
     raise errors.InputError(f'{workdir}: is a file; --workdir needs a folder.')
-  if (workdir / 'study.json').exists():
-    study = read_json(workdir / 'study.json')
-    study = study if isinstance(study, dict) else {}
-    owner = study.get('study')
-    if owner != name:
-      raise errors.InputError(
-          f'{workdir}: belongs to the study {owner!r}, not to {name!r}; choose '
-          'another --workdir.')
-    if study.get('layout') != _LAYOUT:
-      raise errors.InputError(
-          f'{workdir}: holds a study of another version of jaxaug, whose '
-          'folders lie differently; choose another --workdir, or delete it.')
-  elif any(not f.name.startswith('.') for f in workdir.iterdir()):
+  study = _object(workdir / 'study.json')
+  owner, layout = study.get('study'), study.get('layout')
+  if not owner:  # Lost or damaged: its config says whose it is.
+    owner, layout = _object(workdir / 'config.json').get('name'), _LAYOUT
+  if owner and owner != name:
+    raise errors.InputError(
+        f'{workdir}: belongs to the study {owner!r}, not to {name!r}; choose '
+        'another --workdir.')
+  if owner and layout != _LAYOUT:
+    raise errors.InputError(
+        f'{workdir}: holds a study of another version of jaxaug, whose '
+        'folders lie differently; choose another --workdir, or delete it.')
+  # Without both: tasks are known by their names and digests.
+  if not owner and not any(
+      _object(f).keys() >= {'sha256', 'folder', 'files'}
+      for f in workdir.glob('*/*/manifest.json')) and any(
+          not f.name.startswith('.') for f in workdir.iterdir()):
     raise errors.InputError(
         f'{workdir}: is not empty and holds no study; choose another --workdir '
         'or an empty folder.')
+
+
+def _object(path) -> dict:
+  """Reads a JSON object; an empty one where it is missing or damaged."""
+  try:
+    value = json.loads(pathlib.Path(path).read_bytes())
+  except (OSError, ValueError):
+    return {}
+  return value if isinstance(value, dict) else {}
 
 
 def stamp() -> dict:

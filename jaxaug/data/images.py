@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from jaxaug.core import errors
+from jaxaug.core import errors, memory
 
 # Pillow's modes, as a person would say what is wrong with the file.
 _REFUSED = {
@@ -36,7 +36,7 @@ def decode(path) -> np.ndarray:
       palette, CMYK, alpha, animated).
   """
   from PIL import ImageOps
-  with _opened(path) as image:
+  with _opened(path, whole=True) as image:
     pixels = np.array(ImageOps.exif_transpose(image))
   return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -57,10 +57,17 @@ def shape(path) -> tuple[int, int, int]:
 
 
 @contextlib.contextmanager
-def _opened(path):
-  """Yields an image file, opened by Pillow; all that is wrong is one line."""
+def _opened(path, whole: bool = False):
+  """Yields an image file, opened by Pillow; all that is wrong is one line.
+
+  `whole`: its checksums are looked at, where it has some.
+  """
   from PIL import Image, UnidentifiedImageError
   try:
+    if whole:  # Pillow decodes a PNG without a look at them.
+      with Image.open(path, formats=_FORMATS) as image:
+        if image.format == 'PNG':
+          image.verify()
     with Image.open(path, formats=_FORMATS) as image:
       wrong = _refusal(image)
       if not wrong:
@@ -179,6 +186,13 @@ def one_size(sizes: collections.Counter, where: str,
   return next(iter(sizes), (0, 0))
 
 
+def check_size(count: int, shape: tuple[int, int, int], where: str):
+  """Raises InputError where there is no memory for so many images."""
+  height, width, channels = shape
+  memory.check(where, 2 * count * height * width * channels,
+               f'{count} images of {height}x{width}')
+
+
 def fit_all(images, resize=None, crop=None,
             where: str = 'config.data') -> np.ndarray:
   """Stacks images, each through `fit`; grey ones among RGB become RGB.
@@ -199,6 +213,8 @@ def fit_all(images, resize=None, crop=None,
     if resize is None and crop is None:
       return images
   sizes, kept = collections.Counter(), []
+  if resize is not None and hasattr(images, '__len__'):
+    check_size(len(images), (*pair(resize, 'config.data.resize'), 3), where)
   for i, image in enumerate(images):
     image = fit(image, resize, crop, f'image {i}')
     sizes[image.shape[:2]] += 1
@@ -263,7 +279,12 @@ def grid(images: np.ndarray, columns: int, pad: int = 2) -> np.ndarray:
 def save_png(path, image: np.ndarray):
   """Writes uint8 [H, W, C] as PNG: grey for C = 1, RGB for C = 3."""
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-  to_pil(image).save(path, format='PNG')
+  write_png(path, image)
+
+
+def write_png(file, image: np.ndarray):
+  """The same to an open binary file."""
+  to_pil(image).save(file, format='PNG')
 
 
 def digest(*arrays: np.ndarray) -> str:

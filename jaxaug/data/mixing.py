@@ -102,6 +102,9 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
     return counts - out, out
   if add is not None:
     errors.between(f'{where}.add', add, 0, math.inf)
+    if add * counts.max() >= 2**31:
+      raise errors.InputError(
+          f'{where}.add: {add!r}; expected fewer than 2**31 images a class.')
     return counts, _shares(counts, add)
   if add_per_class is not None:
     key = f'{where}.add_per_class'

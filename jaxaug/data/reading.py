@@ -35,7 +35,7 @@ def folders(root: pathlib.Path) -> list[pathlib.Path]:
 
 def folder(path, where: str) -> pathlib.Path:
   """Returns a folder, `~` expanded; InputError where there is none."""
-  root = pathlib.Path(path).expanduser()
+  root = pathlib.Path(os.path.expanduser(path))
   if not str(path) or not root.is_dir():
     near = folders(root.parent) if root.parent.is_dir() else ()
     raise errors.InputError(
@@ -133,6 +133,7 @@ def pixels(files, shape: tuple[int, int, int], resize=None,
           'pixels.')
     return image
 
+  images.check_size(len(files), shape, str(files[0].parent))
   out = np.empty((len(files), *shape), np.uint8)
   for row, image in zip(out, _each(read, files), strict=True):
     row[:] = image

@@ -155,10 +155,10 @@ def _check_statistics(source: Source, identity: dict, needs: set, which: str):
 
 def _find(spec, resize, where) -> Source:
   if os.path.exists(os.path.expanduser(spec)):
-    place, split = pathlib.Path(spec).expanduser(), ''
+    place, split = pathlib.Path(os.path.expanduser(spec)), ''
   else:
     head, _, split = spec.rpartition('@')
-    place = pathlib.Path(head or spec).expanduser()
+    place = pathlib.Path(os.path.expanduser(head or spec))
   if place.is_file():
     return _file(spec, place, split, resize, where)
   if place.is_dir() and not (place / 'pool.npz').exists():
@@ -198,6 +198,8 @@ def _statistics(spec, path, where) -> Source:
   found, about = moments.load(path, where)
   about = {k: np.asarray(v).item() for k, v in about.items() if np.ndim(v) == 0}
   count = about.get('count')
+  if count is not None:
+    errors.count(f'{where}: {path}: count', count, least=0)
   return Source(spec, 'statistics', None, None if count is None else int(count),
                 None, None, None, images.digest(*found), found, about)
 

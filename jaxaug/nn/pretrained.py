@@ -6,6 +6,7 @@ tensors get through.
 """
 import collections
 import hashlib
+import os
 import pathlib
 import pickle
 import typing
@@ -67,7 +68,7 @@ def find(published: Published, path='', where: str = 'weights',
       cache is another.
   """
   if path:
-    given = pathlib.Path(path).expanduser()
+    given = pathlib.Path(os.path.expanduser(path))
     if not given.is_file():
       raise errors.InputError(f'{where}: {path}: there is no such file.')
     return given
@@ -149,7 +150,7 @@ def read(path, where: str = 'weights') -> dict[str, np.ndarray]:
       than tensors.
   """
   try:
-    with open(pathlib.Path(path).expanduser(), 'rb') as file:
+    with open(os.path.expanduser(path), 'rb') as file:
       arrays = _read(file)
     if arrays is None:
       arrays = files.read_npz(path, where)

@@ -12,13 +12,8 @@ import traceback
 from jaxaug.augment import standard
 from jaxaug.core import errors, registry
 from jaxaug.study import arms, schema, sections
+from jaxaug.study import overrides as overriding
 from jaxaug.training import classifier
-
-# Section of blocks -> the kind of a block's part, and the key that names it.
-_PARTS = {'generators': ('generators', 'model'),
-          'pools': ('selectors', 'selector'),
-          'classifiers': ('classifiers', 'model'),
-          'judge': ('classifiers', 'model')}
 
 
 def load(spec: str, overrides=()) -> dict:
@@ -33,13 +28,15 @@ def load(spec: str, overrides=()) -> dict:
       line of the file, where it is the file.
   """
   path, _, variant = spec.partition(':')
-  config = _call(path, variant or None)
-  given = dict(o.removeprefix('--').partition('=')[::2] for o in overrides)
+  changes = overriding.parse(overrides)
+  config = overriding.plain(_call(path, variant or None))
+  given = {change.path: change.text for change in changes}
   with _located(path, given, every=False):
     sections.check(config)
     _complete(config, given)
-  config = _plain(_override(config, overrides))
+  config = overriding.apply(overriding.plain(config), changes)
   sections.check(config)
+  _as_numbers(config)
   with _located(path, given, every=True):
     schema.check(config)
   return config
@@ -163,6 +160,15 @@ def _mentions(statement: ast.stmt, words: list[str]) -> dict[str, int]:
   return said
 
 
+def _as_numbers(config: dict):
+  """Turns whole numbers into the floats that they stand for."""
+  for where, kinds in sections.KEYS.items():
+    section = config if where == 'config' else config[where[len('config.'):]]
+    for key in kinds.keys() & section.keys():
+      if sections.members(kinds[key])[0] is float and section[key] is not None:
+        section[key] = float(section[key])
+
+
 # ------------------------------------------------------------------ the blocks
 def _complete(config: dict, given: dict):
   """Gives every block its part's arguments, with the part's defaults.
@@ -171,7 +177,7 @@ def _complete(config: dict, given: dict):
   drops what its new part does not take.
   """
   for where, section, block in sections.blocks(config):
-    kind, key = _PARTS[section]
+    kind, key = sections.PARTS[section]
     name = given.get(f'{where}.{key}', block[key])
     build = registry.find(kind, name, f'{where}.{key}').build
     parts = [build, classifier.make] if kind == 'classifiers' else [build]
@@ -197,80 +203,3 @@ def _complete(config: dict, given: dict):
   for argument, p in sections.of_source(source).items():
     if p.default is not inspect.Parameter.empty:
       config['data'].setdefault(argument, p.default)
-
-
-# --------------------------------------------------------------- the overrides
-def _typed(config: dict):
-  """Returns the ConfigDict that ml_collections' parsers know the types of."""
-  from ml_collections import config_dict
-  for where, kinds in sections.KEYS.items():
-    section = config if where == 'config' else config[where[len('config.'):]]
-    for key in kinds.keys() & section.keys():
-      first, *others = sections.members(kinds[key])
-      if section[key] is None:
-        several = len(others) > 1 or first is tuple
-        section[key] = config_dict.placeholder(object if several else first)
-      elif first is float:
-        section[key] = float(section[key])
-  return config_dict.ConfigDict(config)
-
-
-def _children(node):
-  if hasattr(node, 'keys'):
-    return [str(k) for k in node.keys()]
-  return [f'[{i}]' for i in range(len(node))] if isinstance(
-      node, (tuple, list)) else []
-
-
-def _check_path(config, override: str):
-  """Raises InputError unless `--config.a.b[0].c=value` names a key."""
-  path, equals, _ = override.removeprefix('--').partition('=')
-  if not equals:
-    raise errors.InputError(f'{override}: expected {override}=VALUE.')
-  node, walked = config, 'config'
-  for part in re.findall(r'\[\d+\]|[^.\[\]]+', path)[1:]:
-    known = _children(node)
-    if part not in known:
-      raise errors.InputError(
-          f'{path}: there is no key {part!r} in {walked}; expected one of '
-          f'{", ".join(known) or "none: it is a value"}.'
-          f'{errors.nearest(part, known)}')
-    index = int(part[1:-1]) if part[0] == '[' else part
-    node = node[index]
-    walked += part if part[0] == '[' else f'.{part}'
-
-
-def _override(config: dict, overrides):
-  """Applies `--config.key=value` by ml_collections' own parsers."""
-  from absl import flags
-  from ml_collections import config_flags
-  config = _typed(config)
-  for override in overrides:
-    _check_path(config, override)
-    m = re.fullmatch(r'--config\.data\.(\w+)=None', override)
-    if m and type(None) in sections.members(sections.KEYS['config.data'][m[1]]):
-      config.data[m[1]] = None  # Which the parsers cannot read.
-      continue
-    values, argv = flags.FlagValues(), ['jaxaug', override]
-    config_flags.DEFINE_config_dict('config', config, lock_config=True,
-                                    flag_values=values, sys_argv=argv)
-    try:
-      values(argv)
-    except (flags.Error, TypeError, ValueError, SyntaxError) as e:
-      key, _, value = override.removeprefix('--').partition('=')
-      reason = str(e).split(': ')[-1].strip().replace('\n', ' ')
-      raise errors.InputError(
-          f'{key}: {value!r} is of the wrong type ({reason}); expected one '
-          'like the default in configs/common.py or its file.') from e
-  return config
-
-
-def _plain(value):
-  """ConfigDict, tuples and placeholders -> what JSON has."""
-  if hasattr(value, 'to_dict'):
-    value = value.to_dict()
-  if isinstance(value, dict):
-    return {k: _plain(v) for k, v in value.items()}
-  if isinstance(value, (tuple, list)):
-    return [_plain(v) for v in value]
-  return value

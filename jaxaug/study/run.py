@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 
-from jaxaug.core import files, interrupts
+from jaxaug.core import console, errors, files, interrupts
 from jaxaug.study import plan as planning
 from jaxaug.study import results as found
 from jaxaug.study import schema, tasks
@@ -26,7 +26,7 @@ def _pictures(study: tasks.Study, most: int = 8) -> tuple[dict, dict, dict]:
   grids, pairs, between = {}, {}, {}
   for fold, made in zip(study.folds, study.tasks, strict=True):
     for name, task in made['generate'].items():
-      picture = task.read().interpolation
+      picture = task.read().interpolation()
       if picture is not None:
         between[fold.title(name)] = picture
     for name, task in made['pool'].items():
@@ -49,16 +49,26 @@ def _work(study: tasks.Study, last: str):
                  **study.config['audit'])
 
 
+def _is_whole(final: pathlib.Path) -> bool:
+  """Whether results are there; damaged ones, or a report, are made anew."""
+  try:
+    return files.is_done(final)
+  except errors.InputError as e:
+    console.say(f'{e} It is made again now.')
+    return False
+
+
 def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
   """Writes results.json and report.html where their inputs have changed."""
   place = found.folder(study)
-  if not files.is_done(place.final):
+  if not _is_whole(place.final):
+    files.remove(place.final)
     found.write(place, found.collect(study, command))
   results = files.read_json(place.final / 'results.json')
-  report = place.final / 'report.html'
-  if stage == 'report' and not report.exists():
+  if stage == 'report' and not files.intact(place.final, 'report.html'):
     grids, pairs, between = _pictures(study)
-    page.write(results, grids, report, pairs, between)
+    page.write(results, grids, place.final / 'report.html', pairs, between)
+    files.include(place.final, 'report.html')
   # What the user looks for stands at the top, of the latest launch.
   for file in ('results.json', 'report.html'):
     if (place.final / file).exists():
@@ -89,8 +99,10 @@ def overview(study: tasks.Study) -> list[tuple[str, str, int, list[bool]]]:
     rows.setdefault((task.stage, name if dot else task.name, task.steps),
                     []).append(done)
   place = found.folder(study).final
-  rows['results', 'results.json', 0] = [files.is_done(place)]
-  rows['report', 'report.html', 0] = [(place / 'report.html').exists()]
+  whole = _is_whole(place)
+  rows['results', 'results.json', 0] = [whole]
+  rows['report', 'report.html', 0] = [
+      whole and files.intact(place, 'report.html')]
   return [(*row, done) for row, done in rows.items()]
 
 

@@ -126,6 +126,7 @@ def _check_blocks(config: dict):
     errors.count(f'{where}.batch_size', block['batch_size'])
     if kind == 'classifiers':
       _check_length(block, where)
+      errors.count(f'{where}.accumulate', block.get('accumulate', 1))
     else:
       errors.count(f'{where}.steps', block['steps'])
   if not config['classifiers']:

@@ -6,6 +6,7 @@ import typing
 from jaxaug.core import errors, registry
 from jaxaug.data import splits
 from jaxaug.study import arms
+from jaxaug.training import classifier
 
 _Pixels = int | tuple | None
 _Text = str | None
@@ -47,6 +48,11 @@ BLOCKS = {
     'pools': {'generator': str, 'per_class': int, 'batch_size': int,
               'selector': str},
 }
+# Section of blocks -> the kind of a block's part, and the key that names it.
+PARTS = {'generators': ('generators', 'model'),
+         'pools': ('selectors', 'selector'),
+         'classifiers': ('classifiers', 'model'),
+         'judge': ('classifiers', 'model')}
 # Keys that may be left out where a file writes a section or block anew.
 _OPTIONAL = {'config.data': set(KEYS['config.data']) - {'source'}}
 _WITH_DEFAULT = {'epochs', 'augment'}
@@ -79,8 +85,8 @@ def check_type(where: str, value, kind):
   """
   if not _fits(value, kind):
     words = [_WORDS[typing.get_origin(k) or k] for k in members(kind)]
-    raise errors.InputError(
-        f'{where}: {value!r}; expected {" or ".join(words)}.')
+    raise errors.InputError(f'{where}: {errors.shown(value)}; expected '
+                            f'{" or ".join(words)}.')
 
 
 def check_key(where: str, key: str, known):
@@ -125,6 +131,28 @@ def blocks(config: dict):
         yield f'config.{section}.{name}', section, block
 
 
+def _parts(kind: str, name: str) -> list:
+  """Returns the functions whose arguments a block has beside its own keys."""
+  build = registry.find(kind, name).build
+  return [build, classifier.make] if kind == 'classifiers' else [build]
+
+
+def block_of(config: dict, steps) -> dict:
+  """Returns the keys of the block at a place in a config, with their types.
+
+  Args:
+    config: a whole one.
+    steps: such as ['generators', 'cgan'].
+  """
+  for where, section, block in blocks(config):
+    if where == '.'.join(['config', *map(str, steps)]):
+      kind, key = PARTS[section]
+      return {name: p.annotation for part in _parts(kind, block[key])
+              for name, p in registry.parameters(part).items()
+              } | BLOCKS[section]
+  return {}
+
+
 def check_arguments(function, given: dict, where: str):
   """Raises InputError for an argument of a wrong type; unknown ones pass."""
   for name, parameter in registry.parameters(function).items():
@@ -152,6 +180,10 @@ def check(config: dict):
     kinds = BLOCKS[section]
     _check_keys(where, {k: v for k, v in block.items() if k in kinds}, kinds,
                 _WITH_DEFAULT)
+    kind, key = PARTS[section]
+    if block[key] in registry.names(kind):
+      for part in _parts(kind, block[key]):
+        check_arguments(part, block, where)
   for i, arm in enumerate(config['arms']):
     check_type(f'config.arms[{i}]', arm, dict)
     _check_keys(f'config.arms[{i}]', arm, arms.Arm.__annotations__,

@@ -155,14 +155,14 @@ def run(step, batches, state, hook_state, *, steps: int, folder, title: str,
   """
   folder = pathlib.Path(folder)
   keep = checkpoint.open(folder / 'checkpoints')
-  start, pending, begun = 0, [], time.monotonic()
+  start, pending, extra, begun = 0, [], None, time.monotonic()
   if found := keep.restore({'state': state, 'hook_state': hook_state}):
     start, tree, extra = found
     pending = extra['pending']
     begun -= extra['seconds']
     state, hook_state = tree['state'], tree['hook_state']
     console.say(f'{title}: continues after step {start} of {steps}')
-  metrics_log.truncate(folder, start)
+  metrics_log.truncate(folder, start, extra and extra['log'])
   writer, ended = metrics_log.writer(folder), _ended(hook_state)
   axis = steps_per_call > 1
   try:
@@ -190,7 +190,7 @@ def run(step, batches, state, hook_state, *, steps: int, folder, title: str,
           pending = []
         if save:
           keep.save(done, {'state': state, 'hook_state': hook_state},
-                    {'pending': list(pending),
+                    {'pending': list(pending), 'log': writer.flush(),
                      'seconds': time.monotonic() - begun})
         if stop:
           keep.wait()

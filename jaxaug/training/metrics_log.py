@@ -3,6 +3,7 @@
 Event files are framed by TensorBoard's own record writer. Its EventFileWriter
 is avoided: it imports TensorFlow wherever that is installed.
 """
+import hashlib
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import files
+from jaxaug.core import errors, files
 from jaxaug.data import images
 
 
@@ -24,8 +25,8 @@ class Writer(typing.NamedTuple):
   scalars(step, {name: float}): one line of metrics.jsonl, and TensorBoard.
   image(step, name, image): image is uint8 [H, W, 1 or 3]; TensorBoard.
   text(step, name, text): Markdown; TensorBoard.
-  flush(): returns when all is on the disk; a call above outlives a kill of the
-    process as it is.
+  flush() -> the digest of metrics.jsonl, when all is on the disk; a call above
+    outlives a kill of the process as it is.
   close(): flushes and ends.
   """
   scalars: typing.Callable
@@ -72,6 +73,7 @@ def writer(folder) -> Writer:
     with files.writing(folder):
       for f in lines, file:
         os.fsync(f.fileno())
+      return _digest((folder / 'metrics.jsonl').read_bytes())
 
   def close():
     flush()
@@ -130,18 +132,26 @@ def _event_file(folder):
   return file, write
 
 
-def truncate(folder, step: int):
+def truncate(folder, step: int, digest: str | None = None):
   """Forgets what was logged after `step`, which training resumes from.
 
   A line torn by a kill goes too. TensorBoard is told by an event to drop what
   it read of later steps. -1 forgets all.
+
+  Raises:
+    InputError: what stays has another digest than this one, of Writer.flush.
   """
   folder = pathlib.Path(folder)
   path = folder / 'metrics.jsonl'
-  if not path.exists():
-    return
-  kept = [line for line in path.read_bytes().splitlines(keepends=True)
+  lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+  kept = [line for line in lines
           if (record := _parse(line)) is not None and record['step'] <= step]
+  if digest not in (None, _digest(b''.join(kept))):
+    raise errors.InputError(
+        f'{path}: is missing or damaged; delete the folder {folder}, and the '
+        'same command trains from the start.')
+  if not lines:
+    return
   with files.replacing(path) as f:
     f.writelines(kept)
   from tensorboard.compat.proto import event_pb2
@@ -152,12 +162,17 @@ def truncate(folder, step: int):
     file.close()
 
 
+def _digest(lines: bytes) -> str:
+  return hashlib.sha256(lines).hexdigest()
+
+
 def _parse(line: bytes) -> dict | None:
   try:
     record = json.loads(line) if line.endswith(b'\n') else None
   except ValueError:
     return None
-  return record if isinstance(record, dict) and 'step' in record else None
+  known = isinstance(record, dict) and type(record.get('step')) is int
+  return record if known else None
 
 
 def read(folder) -> list[dict]:

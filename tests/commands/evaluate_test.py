@@ -12,7 +12,7 @@ import pytest
 from jaxaug.commands import evaluate
 from jaxaug.core import errors, registry
 from jaxaug.data import images
-from jaxaug.evaluation import image_sets, measure, moments
+from jaxaug.evaluation import features, image_sets, measure, moments
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICK = ('--extractor=pixels', '--cache=', '--extractor.side=8')
@@ -205,3 +205,47 @@ def test_help_is_quick():
 def test_a_refusal_is_an_error_of_the_library_too():
   with pytest.raises(errors.InputError, match='REAL'):
     evaluate.run(evaluate.parse(['nothing', 'here', '--extractor=pixels']))
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+  """Two files of labelled images, of 2 and of 12 classes; statistics."""
+  root = tmp_path_factory.mktemp('small')
+  pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+  np.savez(root / 'two.npz', images=pixels, labels=np.arange(40) % 2)
+  np.savez(root / 'twelve.npz', images=pixels, labels=np.arange(40) % 12)
+  for name, count in (('many', 'many'), ('negative', -3)):
+    np.savez(root / f'{name}.npz', mu=np.zeros(64), sigma=np.eye(64),
+             count=count)
+  (root / 'odd').mkdir()
+  with open(os.fsencode(root / 'odd') + b'/\xff.png', 'wb') as f:
+    f.write(b'x')
+  return root
+
+
+@pytest.mark.parametrize('real, fake, more, words', [
+    ('~nouser/x', 'two.npz', (), 'there is no file'),
+    ('x' * 5000, 'two.npz', (), 'File name too long'),
+    ('two.npz', 'odd', (), 'damaged, or not a PNG'),
+    ('two.npz', 'many.npz', (), "count: 'many'; expected a whole number"),
+    ('two.npz', 'negative.npz', (), 'count: -3; expected a whole number'),
+    ('two.npz', 'two.npz', ('--resize=100000',), 'MB of memory'),
+    ('two.npz', 'two.npz', ('--resize=' + '9' * 400,), 'MB of memory'),
+    ('two.npz', 'two.npz', ('--batch_size=99999999999',), 'below 2**31'),
+    ('two.npz', 'two.npz', ('--cache=~nouser/x',), 'no such user'),
+    ('two.npz', 'two.npz', ('--json=/nonexistent/x',), 'cannot write here'),
+    ('two.npz', 'twelve.npz', ('--metrics=cas',), 'has the label 11, but'),
+])
+def test_inputs_that_are_none(small, capsys, monkeypatch, real, fake, more,
+                              words):
+  monkeypatch.chdir(small)
+  assert words in refused(capsys, real, fake, '--extractor=pixels', '--cache=',
+                          '--metrics=fid', *more)
+
+
+def test_memory_that_there_is_not(small, capsys, monkeypatch):
+  monkeypatch.setattr(features, 'extract',
+                      lambda *_, **more: np.empty(2**60, np.uint8))
+  assert 'the memory is used up' in refused(
+      capsys, small / 'two.npz', small / 'two.npz', '--extractor=pixels',
+      '--cache=')

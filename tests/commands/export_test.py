@@ -14,6 +14,7 @@ from jaxaug.commands import export
 from jaxaug.core import files
 from jaxaug.data import images
 from jaxaug.data.datasets import folder, npz
+from tests import conftest
 
 NAMES = ('b/c', 'ä d', 'a')
 NAME = 'cgan-0123456789ab'
@@ -110,14 +111,15 @@ def test_export_refuses_what_is_no_pool(tmp_path, capsys):
   arrays = files.load_npz(pool / 'pool.npz')
   files.save_npz(pool / 'pool.npz', **arrays | {
       'images': 255 - arrays['images']})
-  assert 'is not what was drawn' in refused(capsys, pool, out)
+  assert 'pool.npz: is missing or damaged' in refused(capsys, pool, out)
   files.save_npz(pool / 'pool.npz', images=arrays['images'])
+  conftest.reseal(pool)
   assert "has no 'labels'" in refused(capsys, pool, out)
   (pool / 'pool.npz').write_bytes(whole[:500])
   assert 'is missing or damaged' in refused(capsys, pool, out)
   (pool / 'pool.npz').write_bytes(whole)
   (pool / 'manifest.json').write_text('{')
-  assert 'manifest.json is missing or damaged' in refused(capsys, pool, out)
+  assert 'manifest.json: is missing or damaged' in refused(capsys, pool, out)
   assert not out.exists()
 
 

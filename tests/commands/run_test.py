@@ -131,7 +131,7 @@ def test_wrong_names(capsys, workdir, override, nearest):
 def test_wrong_types(capsys, workdir, override):
   key, _, value = override.partition('=')
   has(refused(capsys, workdir, f'--config.{override}'), f'config.{key}: ',
-      repr(value))
+      value, 'expected ')
 
 
 @pytest.mark.parametrize('override, expected', [
@@ -167,6 +167,48 @@ def test_wrong_values(capsys, workdir, override, expected):
       f'config.{override.partition("=")[0].partition("[")[0]}', expected)
 
 
+@pytest.mark.parametrize('override, parts', [
+    ('data.folds=-3', ('config.data.folds: -3', 'at least')),
+    ('data.imbalance=-5', ('config.data.imbalance',)),
+    ('classifiers.cnn.accumulate=0', ('accumulate: 0', 'at least 1')),
+    ('classifiers.cnn.accumulate=x', ("accumulate: 'x'", 'a whole number')),
+    ('data={}', ('config.data: lacks ',)),
+    ('generators.cgan={}', ('config.generators.cgan: lacks ',)),
+    ('arms[0]=x', ("config.arms[0]: 'x'", 'a dict')),
+    ('arms[]=1', ('--config.arms[]: is no key',)),
+    ('arms[-1].add=1', ('--config.arms[-1].add: is no key',)),
+    ('=3', ('--config.: is no key',)),
+    ('.runs=3', ('--config..runs: is no key',)),
+    ('data.per_class=2**64', ("config.data.per_class: '2**64'",)),
+    (f'data.per_class={2**64}', (f'config.data.per_class: {2**64}',)),
+    ('data.per_class=1000000000', ('config.data.per_class', '1..500')),
+    ('pools.cgan.per_class=1000000000', (
+        'config.pools.cgan.per_class', 'MB of memory')),
+    ('arms[2].add=1e300', ('config.arms[2].add: 1e+300', 'fewer than')),
+    ('data.resize=100000', ('config.data', 'MB of memory')),
+    ('name=two\nlines', ("config.name: 'two\\nlines'",)),
+    ('arms[1].name=two\nlines', ("config.arms[1].name: 'two\\nlines'",)),
+    ('evaluation.metrics[0]=kit', ("'kit'", "mean 'kid'")),
+    ('generators.cgan.g_widths[2]=x', ('config.generators.cgan.g_widths',)),
+])
+def test_what_used_to_end_in_a_traceback(capsys, workdir, override, parts):
+  has(refused(capsys, workdir, f'--config.{override}'), *parts)
+
+
+def test_indices_and_words_of_tuples(tmp_path, capsys):
+  status = launch.main([
+      f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data', *FAKE,
+      '--config.evaluation.metrics[0]=kid', '--config.arms[1].replace=0.5',
+      '--config.arms[1].pool=cgan', '--config.generators.cgan.g_widths[2]=24',
+      '--config.generators.cgan.d_widths=8,16', '--config.curve.every=0'])
+  assert status == 0, capsys.readouterr().err
+  config = files.read_json(tmp_path / 'config.json')
+  assert config['evaluation']['metrics'][0] == 'kid'
+  assert config['generators']['cgan']['g_widths'][2] == 24
+  assert config['generators']['cgan']['d_widths'] == [8, 16]
+  assert config['arms'][1]['replace'] == 0.5
+
+
 def test_a_pool_too_small_names_the_class(capsys, workdir):
   has(refused(capsys, workdir, '--config.pools.cgan.per_class=20'),
       "config.arms[2]: class 'T-shirt/top' needs 40 synthetic images and the "
@@ -178,7 +220,7 @@ def test_none_empties_an_optional_key(tmp_path, capsys):
                           '--stage=data', '--config.data.per_class=None'])
   assert '4000 train, 1000 validation' in capsys.readouterr().out
   has(refused(capsys, tmp_path, '--config.data.val_fraction=None'),
-      "config.data.val_fraction: 'None' is of the wrong type")
+      'config.data.val_fraction: None; expected a number.')
 
 
 def test_missing_config_file(capsys, workdir):
@@ -472,7 +514,7 @@ def test_workdir_without_permission(capsys, workdir):
     workdir.chmod(0o755)
 
 
-@pytest.mark.parametrize('damage', ['{', '[]', '', None])
+@pytest.mark.parametrize('damage', ['{', '[]', '{}', '', None])
 def test_damaged_stage_folder(capsys, tmp_path, damage):
   args = [f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data', *FAKE]
   assert launch.main(args) == 0
@@ -482,15 +524,30 @@ def test_damaged_stage_folder(capsys, tmp_path, damage):
     (folder / 'train_images.npy').write_bytes(b'\x93NUMPY')
   else:
     (folder / 'manifest.json').write_text(damage)
-  has(refused(capsys, tmp_path, '--stage=data', *FAKE), str(folder),
-      'damaged; delete this folder' if damage is not None else 'damaged')
+  name = 'train_images.npy' if damage is None else 'manifest.json'
+  has(refused(capsys, tmp_path, '--stage=data', *FAKE),
+      f'{folder / name}: is missing or damaged; delete the folder {folder}')
   shutil.rmtree(folder)
   assert launch.main(args) == 0
 
 
-def test_damaged_study_file(capsys, workdir):
-  (workdir / 'study.json').write_text('{')
-  has(refused(capsys, workdir), 'study.json', 'damaged')
+def test_lost_files_of_the_study_itself(capsys, tmp_path):
+  args = [f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data', *FAKE]
+  assert launch.main(args) == 0
+  before = files.read_json(tmp_path / 'study.json')
+  for text in ('{', '[]', '{}'):
+    (tmp_path / 'study.json').write_text(text)
+    assert launch.main(args) == 0
+    assert files.read_json(tmp_path / 'study.json') == before
+  (tmp_path / 'study.json').unlink()
+  (tmp_path / 'config.json').write_text('{"name": "another"}')
+  has(refused(capsys, tmp_path, *FAKE), "belongs to the study 'another'")
+  (tmp_path / 'config.json').unlink()
+  assert launch.main(args) == 0  # Its tasks are known all the same.
+  assert files.read_json(tmp_path / 'study.json') == before
+  (other := tmp_path / 'other' / 'a' / 'b').mkdir(parents=True)
+  (other / 'manifest.json').write_text('{}')
+  has(refused(capsys, tmp_path / 'other', *FAKE), 'holds no study')
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def test_lock_writes_the_owner_and_can_be_taken_again(tmp_path):
   for _ in range(2):
     with files.lock(tmp_path / 'new' / 'w', 'a'):
       study = json.loads((tmp_path / 'new' / 'w' / 'study.json').read_text())
-      assert study == {'study': 'a', 'layout': 2}
+      assert study == {'study': 'a', 'layout': 3}
 
 
 def test_lock_refuses_another_study(tmp_path):

@@ -233,7 +233,7 @@ def test_folder_names_the_damaged_file(tmp_path):
   tree(tmp_path, ['a', 'b'], count=20)
   bad = tmp_path / 'b' / '7.png'
   bad.write_bytes(bad.read_bytes()[:-40])
-  expect_error(f'{bad}: cannot be decoded .*truncated', path=tmp_path)
+  expect_error(f'{bad}: cannot be decoded .*[Tt]runcated', path=tmp_path)
 
 
 # npz
@@ -322,7 +322,8 @@ def test_npz_refuses_what_is_no_npz(tmp_path):
   cases = [(lambda: None, 'no such file'),
            (lambda: file.write_text('words'), 'damaged or not an .npz'),
            (lambda: file.write_bytes(b''), 'damaged or not an .npz'),
-           (lambda: np.save(file.open('wb'), noise(3)), 'not an .npz'),
+           (lambda: np.save(file.open('wb'), noise(3)),
+            'damaged or not an .npz'),
            (lambda: file.write_bytes(write(tmp_path).read_bytes()[:-300]),
             'damaged')]
   for make, message in cases:

@@ -79,13 +79,13 @@ def test_collapse_ends_a_training_with_the_best_kept(
   assert found['collapsed_at'] == steps[-1] == 14  # The second look after 10.
   assert found['collapsed']['number'] == number
   assert found['chosen_step'] == 10 and generate.read(
-      folder, made).variables() == {'step': 10}
+      folder, made, SPEC, 0).variables() == {'step': 10}
   # The loop ended as after a last step: a record and a grid.
   assert [r['step'] for r in records if 'g_loss' in r] == [3, 6, 9, 12, 14]
   assert records[-1]['g_loss'] == np.mean([12, 13])
   assert [f.name for f in (folder.final / 'samples').iterdir()] == [
       'step_000014.png']
-  entry = results.generator(generate.read(folder, made), 'model')
+  entry = results.generator(generate.read(folder, made, SPEC, 0), 'model')
   assert [entry[k] for k in ('steps', 'collapsed_at', 'chosen_step')] == [
       STEPS, 14, 10]
   last = entry['choice'][-1][f'{number}_pixels']
@@ -101,7 +101,7 @@ def test_collapse_ends_a_training_with_the_best_kept(
 def whole(folder):
   """All that must be equal; the manifest without its times and places."""
   kept = {k: v for k, v in files.manifest(folder.final).items()
-          if k != 'seconds'}
+          if k not in ('seconds', 'folder', 'files')}
   arrays = files.load_npz(folder.final / 'variables.npz')
   return (json.dumps(kept), {k: v.tobytes() for k, v in arrays.items()},
           (folder.final / 'metrics.jsonl').read_bytes())

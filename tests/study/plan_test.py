@@ -5,10 +5,10 @@ import pytest
 from configs import common
 from jaxaug.augment import standard
 from jaxaug.core import errors, files, registry
-from jaxaug.data import images
 from jaxaug.study import arms, plan, results, schema
 from jaxaug.study.stages import classify
 from jaxaug.training import classifier, fit
+from tests import conftest
 
 GENERATED = {'generate', 'pool', 'audit', 'quality', 'classify', 'results'}
 DRAWN = GENERATED - {'generate'}
@@ -398,8 +398,7 @@ def test_labels_of_a_pool_are_read(drawn):
   order = np.random.default_rng(0).permutation(len(arrays['labels']))
   arrays = {name: array[order] for name, array in arrays.items()}
   files.save_npz(task.folder.final / 'pool.npz', **arrays)
-  files.write_json(task.folder.final / 'manifest.json', task.manifest() | {
-      'digest': images.digest(arrays['images'], arrays['labels'])})
+  conftest.reseal(task.folder.final)
   fold, want = study.folds[0], np.bincount(study.folds[0].labels)
   bank = classify._bank(fold.data, (task,), study.machine.devices)
   made = classify._plan(fold, 1, study.arms[1], bank, 8, (1, 0))
@@ -409,7 +408,6 @@ def test_labels_of_a_pool_are_read(drawn):
 
 def test_a_generator_that_saw_other_images_is_refused(drawn):
   _, task = drawn
-  files.write_json(task.folder.final / 'manifest.json',
-                   task.manifest() | {'train_digest': 'another'})
+  conftest.reseal(task.folder.final, train_digest='another')
   with pytest.raises(errors.InputError, match='other training images'):
     task.read()

@@ -90,10 +90,10 @@ def test_the_lowest_point_of_the_curve_is_kept(tmp_path, garments, by_pixel,
                train=part(garments.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10, curve=curve)
-  assert generate.read(folder, made).variables() == {'step': 6}
+  assert generate.read(folder, made, None, 0).variables() == {'step': 6}
   manifest = files.manifest(folder.final)
   assert manifest['chosen_step'] == 6
-  entry = results.generator(generate.read(folder, made), 'model')
+  entry = results.generator(generate.read(folder, made, None, 0), 'model')
   assert [p['step'] for p in entry['choice']] == [2, 4, 6, 8, 10]
   values = [p[curve.name] for p in entry['choice']]
   assert min(values) == values[2]
@@ -112,7 +112,7 @@ def test_without_validation_or_without_a_curve_the_last_weights_stay(
                train=part(garments.train, slice(0, 64)), train_digest='',
                model=made, steps=10, batch_size=8, seed=0, devices=DEVICES,
                log_every=1, save_every=4, sample_every=10)
-  assert generate.read(folder, made).variables() == {'step': 10}
+  assert generate.read(folder, made, None, 0).variables() == {'step': 10}
   assert files.manifest(folder.final)['chosen_step'] == 10
 
 

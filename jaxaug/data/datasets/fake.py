@@ -1,7 +1,7 @@
 """Tiny made-up images whose classes a small network learns in seconds."""
 import numpy as np
 
-from jaxaug.core import errors, types
+from jaxaug.core import errors, memory, types
 
 
 def load(*, height=8, width=8, channels=1, num_classes=3, per_class=20,
@@ -17,12 +17,13 @@ def load(*, height=8, width=8, channels=1, num_classes=3, per_class=20,
   for key, value in (('height', height), ('width', width),
                      ('num_classes', num_classes), ('per_class', per_class),
                      ('test_per_class', test_per_class)):
-    if value < 1:
-      raise errors.InputError(
-          f'config.data.{key}: expected 1 or more, got {value}.')
+    errors.count(f'config.data.{key}', value)
   if channels not in (1, 3):
     raise errors.InputError(
         f'config.data.channels: expected 1 or 3, got {channels}.')
+  # Of the noise, in float64.
+  memory.check('config.data', 24 * height * width * channels * num_classes *
+               max(per_class, test_per_class), f'{per_class} images a class')
   random = np.random.default_rng(seed)
   patterns = random.uniform(60, 195, (num_classes, height, width, channels))
 

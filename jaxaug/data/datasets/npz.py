@@ -1,4 +1,5 @@
 """Arrays in one .npz file, found by their keys."""
+import os
 import pathlib
 
 import numpy as np
@@ -34,7 +35,7 @@ def load(*, path, train_images='x_train', train_labels='y_train',
   keys = {'train': (train_images, train_labels, train_index),
           'validation': (val_images, val_labels, None),
           'test': (test_images, test_labels, test_index)}
-  file = pathlib.Path(path).expanduser()
+  file = pathlib.Path(os.path.expanduser(path))
   wanted = [k for ks in keys.values() for k in ks] + [names_key]
   arrays = files.read_npz(file, 'config.data.path', wanted.__contains__)
   present = {split: ks for split, ks in keys.items()

@@ -286,7 +286,7 @@ def restore_fashion_mnist(source, target):
   without file name and time in the header, so that their sums differ.
   """
   for name, time in _FASHION_MNIST_TIMES.items():
-    file = pathlib.Path(source).expanduser() / f'{name}.gz'
+    file = pathlib.Path(os.path.expanduser(source)) / f'{name}.gz'
     if not file.is_file():
       raise errors.InputError(
           f'--fashion_mnist_files: {file} is missing; expected '

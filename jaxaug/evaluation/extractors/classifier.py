@@ -1,4 +1,5 @@
 """Any classifier that a study has trained, as an extractor of its features."""
+import os
 import pathlib
 
 import jax
@@ -20,14 +21,14 @@ def build(*, weights: str = '') -> types.Extractor:
   Raises:
     InputError: no such folder, or one that does not say what its network is.
   """
-  folder = pathlib.Path(weights).expanduser()
+  folder = pathlib.Path(os.path.expanduser(weights))
   file = folder / 'variables.npz'
   if not weights or not file.is_file():
     near = [f.parent.name for f in folder.parent.glob('*/variables.npz')]
     raise errors.InputError(
         f'weights: {weights!r} is no finished run of a classifier; expected '
         f'WORKDIR/classify/NAME-HASH.{errors.nearest(folder.name, near)}')
-  about = files.read_json(folder / 'manifest.json')
+  about = files.manifest(folder)
   if 'arguments' not in about:
     raise errors.InputError(
         f'weights: {folder} does not say what its network is; expected one '

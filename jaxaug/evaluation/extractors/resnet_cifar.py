@@ -1,4 +1,5 @@
 """The residual networks of CIFAR (He et al. 2016a, section 4.2), trained."""
+import os
 import pathlib
 import re
 
@@ -26,7 +27,7 @@ def build(*, weights: str = '') -> types.Extractor:
     raise errors.InputError(
         'weights: none; expected an .npz file of a trained ResNet of CIFAR; '
         f'{pretrained.STANDINS}.')
-  file = pathlib.Path(weights).expanduser()
+  file = pathlib.Path(os.path.expanduser(weights))
   arrays = pretrained.read(file)
   blocks = sum(bool(re.fullmatch(r'layer1\.\d+\.conv1\.weight', name))
                for name in arrays)

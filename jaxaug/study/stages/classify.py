@@ -4,7 +4,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import files, registry
+from jaxaug.core import files, memory, registry
 from jaxaug.data import mixing
 from jaxaug.study import arms, budget, schema
 from jaxaug.study import tasks as study_tasks
@@ -51,6 +51,8 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
     fit.check_batch(net, block['batch_size'])
     for i, arm in enumerate(study.arms):
       counts = sum(_counts(study, fold, i))
+      memory.check(f'config.arms[{i}]', 32 * int(counts.sum()),
+                   f'an order of {counts.sum()} images')
       with registry.within(where):
         mixing.check_batch(block['batch_size'], counts.sum())
       drawn = pools[arm.pool].key if arm.pool else ''

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from jaxaug.core import console, errors, files, types
+from jaxaug.core import console, files, types
 from jaxaug.data import images, splits
 from jaxaug.study import schema
 from jaxaug.study import tasks as study_tasks
@@ -81,14 +81,10 @@ def read(folder: files.Folder) -> splits.Splits:
   `report` is the manifest: 'shape', 'digests', 'counts', 'overlaps' and more.
   """
   manifest = files.manifest(folder.final)
+
   def split(part):
-    try:
-      return types.Split(*(
-          np.load(folder.final / f'{part}_{field}.npy', mmap_mode='r')
-          for field in types.Split._fields))
-    except (OSError, ValueError) as e:
-      raise errors.InputError(
-          f'{folder.final}: {part} is damaged ({e}); delete this folder and '
-          'the same command makes it again.') from e
+    return types.Split(*(
+        np.load(folder.final / f'{part}_{field}.npy', mmap_mode='r')
+        for field in types.Split._fields))
   return splits.Splits(*map(split, _PARTS), tuple(manifest['class_names']),
                        manifest)

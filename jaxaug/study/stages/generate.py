@@ -24,14 +24,14 @@ class Trained(typing.NamedTuple):
   """What a finished training left.
 
   variables() -> what `model.sample` wants. records: of metrics.jsonl.
-  interpolation: uint8 [H, W, C], from one noise to another, a class to a row;
-  None for a model without a latent space.
+  interpolation() -> uint8 [H, W, C], from one noise to another, a class to a
+  row; None for a model without a latent space.
   """
   manifest: dict
   model: types.GenerativeModel
   variables: typing.Callable
   records: list[dict]
-  interpolation: np.ndarray | None
+  interpolation: typing.Callable
 
 
 def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
@@ -69,7 +69,8 @@ def _task(study, fold, name: str) -> study_tasks.Task:
         save_every=machine.save_every, sample_every=machine.sample_every,
         steps_per_call=machine.steps_per_call, curve=find_curve())
   return study_tasks.Task('generate', name, folder, work,
-                          functools.partial(read, folder, model),
+                          functools.partial(read, folder, model, study.spec,
+                                            seed),
                           block['steps'])
 
 
@@ -81,7 +82,22 @@ def models(config: dict, spec: types.ImageSpec) -> dict:
       for name, block in config['generators'].items()}
 
 
-def _interpolation(model, spec, key, variables):
+class _Keys(typing.NamedTuple):
+  """Of jax.random: a training's, and those of what it shows."""
+  init: jax.Array
+  step: jax.Array
+  grid: jax.Array
+  curve: jax.Array
+  between: jax.Array
+
+
+def _keys(seed: int) -> _Keys:
+  init, step, grid = jax.random.split(jax.random.key(seed), 3)
+  return _Keys(init, step, grid, jax.random.fold_in(grid, 1),
+               jax.random.fold_in(grid, 2))
+
+
+def _interpolation(model, spec, seed, variables):
   """Returns a grid from one noise to another, a class to a row.
 
   Normal noise goes along the circle that keeps it as long as it is (White
@@ -91,7 +107,7 @@ def _interpolation(model, spec, key, variables):
   """
   draw = {'normal': jax.random.normal, 'uniform': functools.partial(
       jax.random.uniform, minval=-1, maxval=1)}[model.noise]
-  first, last = draw(key, (2, model.z_dim))
+  first, last = draw(_keys(seed).between, (2, model.z_dim))
   t = np.linspace(0, 1, GRID_COLUMNS, dtype=np.float32)[:, None]
   if model.noise == 'normal':
     z = np.cos(t * np.pi / 2) * first + np.sin(t * np.pi / 2) * last
@@ -155,8 +171,8 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
   last; a collapse ends the training.
   """
   files.begin(folder.partial, resume=True)
-  key_init, key_step, key_grid = jax.random.split(jax.random.key(seed), 3)
-  state = mesh.replicate(devices, jax.jit(model.init)(key_init))
+  keys = _keys(seed)
+  state = mesh.replicate(devices, jax.jit(model.init)(keys.init))
   bank = mesh.replicate(devices, (train.images, train.labels))
   if model.adapt:
     state = mesh.replicate(devices, jax.jit(model.adapt)(state, bank[0]))
@@ -170,23 +186,23 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
               f'{steps} steps of {model.d_steps} x {batch_size} images')
 
   due = [log_every, save_every, sample_every]
-  hooks, best = [_grids(folder.partial, name, model, spec, key_grid,
+  hooks, best = [_grids(folder.partial, name, model, spec, keys.grid,
                         sample_every)], {}
   if curve:  # First: where it ends the run, the others see their last step.
-    hooks.insert(0, curves.hook(curve, model, jax.random.fold_in(key_grid, 1)))
+    hooks.insert(0, curves.hook(curve, model, keys.curve))
     best = curves.start(curve, model, state)
     due.append(curve.every)
   calls = loop.whole_calls(steps_per_call, *due)
   state, best, seconds = loop.run(
-      _step(model, bank, key_step, calls > 1),
+      _step(model, bank, keys.step, calls > 1),
       _batches(model, plan, steps, calls, devices), state, best, steps=steps,
       folder=folder.partial, title=f'generate {name}', log_every=log_every,
       save_every=save_every, hooks=tuple(hooks), steps_per_call=calls)
   variables = best.get('variables') or model.variables(state)
   if model.decode:
     with files.writing(folder.partial):
-      images.save_png(folder.partial / _INTERPOLATION, _interpolation(
-          model, spec, jax.random.fold_in(key_grid, 2), variables))
+      images.save_png(folder.partial / _INTERPOLATION,
+                      _interpolation(model, spec, seed, variables))
   checkpoint.write_tree(folder.partial / 'variables.npz',
                         jax.device_get(variables))
   manifest = {'parameters': parameters, 'steps': steps,
@@ -203,13 +219,22 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
   return manifest
 
 
-def read(folder: files.Folder, model: types.GenerativeModel) -> Trained:
-  """Returns what `run` left, for `model`."""
+def read(folder: files.Folder, model: types.GenerativeModel,
+         spec: types.ImageSpec, seed: int) -> Trained:
+  """Returns what `run` left, which got the same `model`, `spec` and `seed`."""
   def variables():
     like = jax.eval_shape(
         lambda: model.variables(model.init(jax.random.key(0))))
     return checkpoint.read_tree(folder.final / 'variables.npz', like)
-  picture = folder.final / _INTERPOLATION
+  def interpolation():
+    if not model.decode:
+      return None
+    picture = folder.final / _INTERPOLATION
+    if not files.intact(folder.final, _INTERPOLATION):
+      with files.replacing(picture) as f:
+        images.write_png(f, _interpolation(model, spec, seed, variables()))
+      files.include(folder.final, _INTERPOLATION)
+    return images.decode(picture)
+
   return Trained(files.manifest(folder.final), model, variables,
-                 metrics_log.read(folder.final),
-                 images.decode(picture) if picture.exists() else None)
+                 metrics_log.read(folder.final), interpolation)

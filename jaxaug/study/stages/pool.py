@@ -1,11 +1,20 @@
 """The averaged generator draws a labelled synthetic set."""
 import functools
+import math
 import time
 
 import jax
 import numpy as np
 
-from jaxaug.core import console, errors, files, randomness, registry, types
+from jaxaug.core import (
+  console,
+  errors,
+  files,
+  memory,
+  randomness,
+  registry,
+  types,
+)
 from jaxaug.data import images, pixels, pools, splits
 from jaxaug.study import schema
 from jaxaug.study import tasks as study_tasks
@@ -27,6 +36,9 @@ def _task(study, fold, name: str,
           source: study_tasks.Task) -> study_tasks.Task:
   block, seed = study.config['pools'][name], study.seed('pool', name)
   size, names = fold.pool_sizes[name], fold.splits.class_names
+  memory.check(f'config.pools.{name}.per_class',
+               2 * size * len(names) * math.prod(study.spec[:3]),
+               f'{size} images a class')
   select = registry.build(
       'selectors', block['selector'], schema.arguments(block, schema.POOL),
       f'config.pools.{name}', fold.splits.train, key='selector')
