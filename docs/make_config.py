@@ -23,8 +23,10 @@ INTRO = """# Every key of a config
 A config is what `get_config` of a file in `configs/` returns: `common.base()`,
 edited. Any key can be overridden on the command line:
 `--config.data.per_class=20`, `--config.generators.cgan.g_lr=4e-4`,
-`--config.arms[2].add=0.5`. A key that does not exist, or a value of a wrong
-type, is refused with the line of the file.
+`--config.arms[2].add=0.5`, `--config.evaluation.metrics[0]=kid`. Several words
+or numbers stand with commas between them (`fid,kid`, `8,16`), `None` empties a
+key that may be empty. A key that does not exist, or a value of a wrong type, is
+refused, with the line where it is a file's.
 
 This page is written by `python docs/make_config.py`.
 """

@@ -72,13 +72,21 @@ WORDS = ('', '0', '-1', '-5', '0.5', 'nan', 'inf', '1e300', '2**64', str(2**64),
          '10**9', str(10**9), '100000', 'None', 'True', '{}', '()', '[]', '[3]',
          "('a','b')", '{"a": 1}', 'x', "'", '"', '\\', '\n', 'a\nb', 'ä', '\0',
          '.', '..', '/', '~nouser/x', 'x' * 5000, '(1,', '1,2,3', "b'x'", '1j',
-         '0x10', '1_000', ' ', 'fid', 'real', '-0.0', '1e-320')
+         '0x10', '1_000', ' ', 'fid', 'real', '-0.0', '1e-320', '[["a"]]',
+         '{1: {}}', '{"a": {"model": "cnn"}}', '{"steps": 1}', '{"source": []}',
+         'x ' * 5000, '\x1b[2J', '010', '[' * 5000, '{"model": [], "steps": 1}')
+# What the ones above lie in.
+SECTIONS = ('data', 'evaluation', 'generators', 'generators.cgan', 'pools',
+            'classifiers', 'classifiers.cnn', 'judge', 'arms', 'arms[4]',
+            'augmentations', 'curve')
 
 
 def other_override(draw: random.Random) -> str:
   """Returns an override with something else in it, often wrong."""
   key, _, value = draw.choice(OVERRIDES).partition('=')
   kind = draw.randrange(6)
+  if draw.random() < 0.1:
+    key, kind = draw.choice(SECTIONS), 0
   if kind <= 2:
     return f'{key}={draw.choice(WORDS)}'
   if kind == 3:  # Another value of another key.
@@ -98,7 +106,7 @@ def other_override(draw: random.Random) -> str:
 def test_overrides(tmp_path, capfd, count):
   draw, refused, wrong = random.Random(count), 0, Wrong()
   for _ in range(count):
-    changes = [other_override(draw) for _ in range(draw.choice((1, 1, 2)))]
+    changes = [other_override(draw) for _ in range(draw.choice((1, 2, 4)))]
     with wrong(changes):
       refused += bool(outcome(
           capfd, launch.main, *run_test.TINY, *(
@@ -181,7 +189,6 @@ def test_a_finished_workdir(finished, tmp_path, capfd, count):
   draw, wrong = random.Random(count), Wrong()
   seen = {'same': 0, 'refused': 0}
   want = run_test.results(finished)
-  page = len((finished / 'report.html').read_bytes())
   for i in range(count):
     workdir = shutil.copytree(finished, tmp_path / str(i))
     what = damage(draw, workdir)
@@ -191,7 +198,10 @@ def test_a_finished_workdir(finished, tmp_path, capfd, count):
       seen['refused' if line else 'same'] += 1
       if not line:
         assert run_test.results(workdir) == want
-        assert abs(len((workdir / 'report.html').read_bytes()) - page) < 2000
+        place, = (workdir / 'results').iterdir()
+        assert files.intact(place, 'report.html')
+        for name in ('results.json', 'report.html'):
+          assert (workdir / name).read_bytes() == (place / name).read_bytes()
     shutil.rmtree(workdir)
   assert not wrong, wrong
   assert min(seen.values()) > count // 10, seen

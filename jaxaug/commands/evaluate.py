@@ -155,13 +155,17 @@ def _open(flags) -> list[image_sets.Source]:
   return [real, *fakes]
 
 
-def _match(labels, real: image_sets.Source, fake: image_sets.Source):
-  """Returns labels of `fake` in the numbers of `real`'s classes."""
+def _match(labels, real: image_sets.Source, fake: image_sets.Source,
+           needed: bool = True):
+  """Returns labels of `fake` in the numbers of `real`'s classes.
+
+  `needed`: whether some metric looks at them.
+  """
   if labels is None or real.labels is None:
     return labels
   if not real.class_names or not fake.class_names:
     classes = len(real.class_names or ()) or int(real.labels.max()) + 1
-    if labels.max() >= classes:
+    if needed and labels.max() >= classes:
       raise errors.InputError(
           f'FAKE: {fake.name} has the label {labels.max()}, but {real.name} '
           f'has {classes} classes, from 0; expected the same classes.')
@@ -228,7 +232,8 @@ def run(asked: Asked) -> dict:
   sets, notes, halves = [], _notes(real, network), None
   for fake in fakes:
     found = image_sets.extract(fake, extractor, needs, 'FAKE')
-    found = found._replace(labels=_match(found.labels, real, fake))
+    found = found._replace(labels=_match(
+        found.labels, real, fake, 'labels' in needs))
     sets.append(measure.rows(metrics, known, found, network, asked.knobs, fit))
     notes += [note for note in measure.notes(known, found) if note not in notes]
   if flags.halves:

@@ -15,7 +15,9 @@ class InputError(Exception):
     # Whatever a user gave stands in it: not on many lines, nor at any length,
     # nor what a terminal cannot show, such as the bytes of a file's name.
     line = ' '.join(str(message).splitlines())
-    line = line.encode(errors='backslashreplace').decode()
+    line = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) > 2500:  # Its ends say what and what was expected.
+      line = f'{line[:1500]} ... {line[-900:]}'
     super().__init__(re.sub(
         r'\S{400,}', lambda word: f'{word[0][:200]}...{word[0][-50:]}', line))
 

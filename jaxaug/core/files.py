@@ -22,8 +22,8 @@ from jaxaug.core import errors
 
 # How the folders of a workdir are laid out and named; see study/tasks.py.
 _LAYOUT = 3
-# Files that people look at and no program reads.
-_SHOWN = ('.png', '.txt')
+# Files that people look at, and that no number is read from.
+_SHOWN = ('.png', '.txt', '.html')
 _HINTS = {
     errno.ENOSPC: 'the disk is full',
     errno.EDQUOT: 'the disk quota is used up',
@@ -128,7 +128,7 @@ def read_json(path):
     return json.loads(pathlib.Path(path).read_bytes())
   except OSError as e:
     raise errors.InputError(f'{path}: cannot be read: {e.strerror}') from e
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise errors.InputError(f'{path}: is damaged, no JSON: {e}') from e
 
 
@@ -251,7 +251,8 @@ def finish(partial, final, manifest: dict):
   partial, final = pathlib.Path(partial), pathlib.Path(final)
   with writing(partial):
     found = {f.relative_to(partial).as_posix(): _sha256(f)
-             for f in sorted(partial.rglob('*')) if f.is_file()}
+             for f in sorted(partial.rglob('*'))
+             if f.is_file() and not f.name.startswith('.')}  # Left by a kill.
   # What a training resumes from goes when it has ended.
   found = {name: sha for name, sha in found.items()
            if not name.startswith('checkpoints/') and name != 'manifest.json'}
@@ -291,7 +292,8 @@ _digests: dict[tuple, str] = {}
 def _sha256(path) -> str:
   with open(path, 'rb') as f:
     about = os.fstat(f.fileno())
-    key = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+    key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns,
+           about.st_ctime_ns)
     if key not in _digests:
       _digests[key] = hashlib.file_digest(f, 'sha256').hexdigest()
     return _digests[key]
@@ -330,10 +332,15 @@ def manifest(final) -> dict:
 def _sealed(final) -> dict:
   try:
     value = json.loads((pathlib.Path(final) / 'manifest.json').read_bytes())
+    if value.keys() >= {'commit', 'seconds'} and 'sha256' not in value:
+      raise errors.InputError(
+          f'{final}: was made by another version of jaxaug, without digests; '
+          'expected one that this version made.')
     if value.pop('sha256') != _sha256_of(value):
       raise ValueError
     return value
-  except (OSError, ValueError, LookupError, AttributeError, TypeError) as e:
+  except (OSError, ValueError, LookupError, AttributeError, TypeError,
+          RecursionError) as e:
     raise damaged(final, 'manifest.json') from e
 
 
@@ -404,6 +411,9 @@ def check_owner(workdir, name: str):
   owner, layout = study.get('study'), study.get('layout')
   if not owner:  # Lost or damaged: its config says whose it is.
     owner, layout = _object(workdir / 'config.json').get('name'), _LAYOUT
+    made = [_object(f).keys() for f in workdir.glob('*/*/manifest.json')]
+    if any(keys and 'sha256' not in keys for keys in made):
+      layout = None
   if owner and owner != name:
     raise errors.InputError(
         f'{workdir}: belongs to the study {owner!r}, not to {name!r}; choose '
@@ -414,8 +424,7 @@ def check_owner(workdir, name: str):
         'folders lie differently; choose another --workdir, or delete it.')
   # Without both: tasks are known by their names and digests.
   if not owner and not any(
-      _object(f).keys() >= {'sha256', 'folder', 'files'}
-      for f in workdir.glob('*/*/manifest.json')) and any(
+      keys >= {'sha256', 'folder', 'files'} for keys in made) and any(
           not f.name.startswith('.') for f in workdir.iterdir()):
     raise errors.InputError(
         f'{workdir}: is not empty and holds no study; choose another --workdir '
@@ -426,7 +435,7 @@ def _object(path) -> dict:
   """Reads a JSON object; an empty one where it is missing or damaged."""
   try:
     value = json.loads(pathlib.Path(path).read_bytes())
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return {}
   return value if isinstance(value, dict) else {}
 

@@ -33,8 +33,10 @@ def _free() -> int | None:
   try:
     most, used = (int(pathlib.Path(f'/sys/fs/cgroup/memory.{name}').read_text())
                   for name in ('max', 'current'))
-    return min(free, max(most - used, 0))
-  except (OSError, ValueError):  # None, or without a limit.
+    cached = re.search(r'inactive_file (\d+)', pathlib.Path(
+        '/sys/fs/cgroup/memory.stat').read_text())
+    return min(free, max(most - used + int(cached[1]), 0))
+  except (OSError, ValueError, TypeError):  # None, or without a limit.
     return free
 
 

@@ -38,6 +38,8 @@ def find(kind: str, name: str, where: str = ''):
   Raises:
     InputError: there is no such file; lists the names and the nearest.
   """
+  if not isinstance(name, str):
+    raise errors.InputError(f'{where or kind}: {name!r}; expected a name.')
   name = _RENAMED.get((kind, name), name)
   if name not in (known := names(kind)):
     raise errors.InputError(

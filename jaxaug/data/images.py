@@ -189,7 +189,7 @@ def one_size(sizes: collections.Counter, where: str,
 def check_size(count: int, shape: tuple[int, int, int], where: str):
   """Raises InputError where there is no memory for so many images."""
   height, width, channels = shape
-  memory.check(where, 2 * count * height * width * channels,
+  memory.check(where, count * height * width * channels,
                f'{count} images of {height}x{width}')
 
 
@@ -213,8 +213,9 @@ def fit_all(images, resize=None, crop=None,
     if resize is None and crop is None:
       return images
   sizes, kept = collections.Counter(), []
-  if resize is not None and hasattr(images, '__len__'):
-    check_size(len(images), (*pair(resize, 'config.data.resize'), 3), where)
+  if isinstance(images, np.ndarray):
+    check_size(len(images), (*fitted(images.shape[1:3], resize, crop),
+                             images.shape[3]), where)
   for i, image in enumerate(images):
     image = fit(image, resize, crop, f'image {i}')
     sizes[image.shape[:2]] += 1

@@ -9,8 +9,9 @@ import typing
 from jaxaug.core import errors
 from jaxaug.study import arms, sections
 
-_PATH = re.compile(r'config((?:\.[^.\[\]=\s]+|\[\d+\])+)')
-_BOOLS = {'true': True, '1': True, 'false': False, '0': False}
+_PATH = re.compile(r'config((?:\.[^.\[\]=\s]+|\[\d{1,9}\])+)')
+_BOOLS = {'true': True, 't': True, '1': True,
+          'false': False, 'f': False, '0': False}
 
 
 class Override(typing.NamedTuple):
@@ -51,8 +52,7 @@ def apply(config: dict, given: list[Override]) -> dict:
     given: of `parse`.
 
   Raises:
-    InputError: a key that the config has not. Of a wrong type a value may be:
-      what checks the config says so.
+    InputError: a key that the config has not, or a value of a wrong type.
   """
   for change in given:
     node, walked = config, 'config'
@@ -70,6 +70,8 @@ def apply(config: dict, given: list[Override]) -> dict:
         walked += shown if isinstance(step, int) else f'.{step}'
     old = node[step] if isinstance(node, list) else node.get(step)
     node[step] = _value(change.text, _kinds(config, change.steps, old))
+    if isinstance(old, (dict, list)) or isinstance(node[step], (dict, list)):
+      sections.check(config)  # The next one may walk through it.
   return config
 
 
@@ -108,23 +110,26 @@ def _value(text: str, kinds: list[type]):
   """
   if types.NoneType in kinds and text == 'None':
     return None
-  try:
-    value = ast.literal_eval(text.strip())
-    json.dumps(value)  # Not of complex numbers, bytes and sets.
-  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-    value = text
-  if str in kinds and not (set(kinds) & {tuple, list} and value != text):
-    return value if isinstance(value, str) else text
+  if kinds[0] is str:
+    return text
   if bool in kinds and text.lower() in _BOOLS:
     return _BOOLS[text.lower()]
+  if int in kinds and re.fullmatch(r'[+-]?0\d{1,20}', text):
+    return int(text)  # No literal of Python's.
+  try:
+    value = ast.literal_eval(text.strip())
+    if json.loads(json.dumps(value)) != plain(value):
+      value = text  # Keys that are no texts.
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    value = text  # Also of complex numbers, bytes and sets.
   if float in kinds and int not in kinds and type(value) is int:
     try:
       return float(value)
     except OverflowError:
       return value
   if {tuple, list} & set(kinds):
-    if isinstance(value, str) and re.fullmatch(r'[\w.,-]+', value):
-      value = value.split(',')
+    if isinstance(value, str) and not re.match(r'\s*[\[({\'"]', value):
+      value = value.removesuffix(',').split(',')
     if type(value) not in kinds and not isinstance(value, (tuple, list, dict)):
       value = [value]
   return plain(value)

@@ -1,5 +1,6 @@
 """A study from its config to its report; what is done is skipped."""
 import contextlib
+import os
 import pathlib
 import tempfile
 
@@ -50,11 +51,10 @@ def _work(study: tasks.Study, last: str):
 
 
 def _is_whole(final: pathlib.Path) -> bool:
-  """Whether results are there; damaged ones, or a report, are made anew."""
+  """Whether results are there; damaged ones are made anew."""
   try:
     return files.is_done(final)
-  except errors.InputError as e:
-    console.say(f'{e} It is made again now.')
+  except errors.InputError:
     return False
 
 
@@ -62,8 +62,11 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
   """Writes results.json and report.html where their inputs have changed."""
   place = found.folder(study)
   if not _is_whole(place.final):
-    files.remove(place.final)
-    found.write(place, found.collect(study, command))
+    made = found.collect(study, command)
+    if os.path.lexists(place.final):
+      console.say(f'{place.final}: is damaged, and made again')
+      files.remove(place.final)
+    found.write(place, made)
   results = files.read_json(place.final / 'results.json')
   if stage == 'report' and not files.intact(place.final, 'report.html'):
     grids, pairs, between = _pictures(study)

@@ -9,6 +9,8 @@ from jaxaug.study import arms, budget, sections, verdicts
 LOOP, CLASSIFIER, JUDGE, POOL = (
     tuple(sections.BLOCKS[name])
     for name in ('generators', 'classifiers', 'judge', 'pools'))
+# Of runs and of folds.
+_MOST = 1000
 PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
              'difference')
 
@@ -179,6 +181,11 @@ def check(config: dict):
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')
+  # Each is a task of its own.
+  for where, value in (('config.runs', config['runs']),
+                       ('config.data.folds', config['data'].get('folds') or 0)):
+    if value > _MOST:
+      raise errors.InputError(f'{where}: {value}; expected at most {_MOST}.')
   data_arguments(**config['data'])
   for name, block in config['augmentations'].items():
     where = f'config.augmentations.{name}'

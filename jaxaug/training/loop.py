@@ -162,7 +162,7 @@ def run(step, batches, state, hook_state, *, steps: int, folder, title: str,
     begun -= extra['seconds']
     state, hook_state = tree['state'], tree['hook_state']
     console.say(f'{title}: continues after step {start} of {steps}')
-  metrics_log.truncate(folder, start, extra and extra['log'])
+  metrics_log.truncate(folder, start, extra and extra.get('log'))
   writer, ended = metrics_log.writer(folder), _ended(hook_state)
   axis = steps_per_call > 1
   try:

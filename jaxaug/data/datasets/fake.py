@@ -4,8 +4,9 @@ import numpy as np
 from jaxaug.core import errors, memory, types
 
 
-def load(*, height=8, width=8, channels=1, num_classes=3, per_class=20,
-         test_per_class=10, seed=0) -> types.Dataset:
+def load(*, height: int = 8, width: int = 8, channels: int = 1,
+         num_classes: int = 3, per_class: int = 20, test_per_class: int = 10,
+         seed: int = 0) -> types.Dataset:
   """Makes a set: each class is its own fixed pattern under noise.
 
   Args:

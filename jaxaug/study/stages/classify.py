@@ -51,7 +51,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
     fit.check_batch(net, block['batch_size'])
     for i, arm in enumerate(study.arms):
       counts = sum(_counts(study, fold, i))
-      memory.check(f'config.arms[{i}]', 32 * int(counts.sum()),
+      memory.check(f'config.arms[{i}]', 8 * int(counts.sum()),
                    f'an order of {counts.sum()} images')
       with registry.within(where):
         mixing.check_batch(block['batch_size'], counts.sum())

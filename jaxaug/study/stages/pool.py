@@ -36,14 +36,16 @@ def _task(study, fold, name: str,
           source: study_tasks.Task) -> study_tasks.Task:
   block, seed = study.config['pools'][name], study.seed('pool', name)
   size, names = fold.pool_sizes[name], fold.splits.class_names
-  memory.check(f'config.pools.{name}.per_class',
-               2 * size * len(names) * math.prod(study.spec[:3]),
-               f'{size} images a class')
   select = registry.build(
       'selectors', block['selector'], schema.arguments(block, schema.POOL),
       f'config.pools.{name}', fold.splits.train, key='selector')
   folder = study.folder('pool', name, [
       VERSION, source.key, fold.digests('train'), block, size, seed, names])
+
+  if not files.is_done(folder.final):
+    memory.check(f'config.pools.{name}.per_class',
+                 2 * size * len(names) * math.prod(study.spec[:3]),
+                 f'{size} images a class')
 
   def work():
     trained = source.read()
