@@ -57,6 +57,7 @@ sys.exit(status)
 """
 # Parts of a study by the files that they touch.
 TRAINING = 'generate/.*/checkpoints/'
+SAMPLES = 'generate/.*/samples/'
 POOL = 'pool/.*partial'
 CLASSIFYING = 'classify/.*/checkpoints/'
 CLASSIFY = 'classify/'
@@ -244,8 +245,8 @@ def damage(checkpoints):
 def test_signals_and_damage(undisturbed, tmp_path):
   """SIGTERM in the generator, then damage, then Ctrl-C and a rival."""
   workdir = tmp_path / 'w'
-  at = undisturbed[1][TRAINING] // 2
-  done = hooked(workdir, TRAINING, at, signal.SIGTERM)
+  # At the first grid of samples: checkpoints are written behind the steps.
+  done = hooked(workdir, SAMPLES, 1, signal.SIGTERM)
   assert done.returncode == 143
   line = done.stderr.splitlines()[-1]
   chosen = [f'{name}={value}' for name, value in os.environ.items()
