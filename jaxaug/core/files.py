@@ -176,6 +176,9 @@ def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo, wanted):
   if not wanted(name):
     return None
   with file.open(info) as member:
+    if member.read(6) != b'\x93NUMPY':
+      raise ValueError(f'it holds more than arrays: {info.filename}')
+    member.seek(0)
     if np.lib.format.read_magic(member) == (1, 0):
       head = np.lib.format.read_array_header_1_0(member)
     else:
