@@ -86,5 +86,6 @@ def read(folder: files.Folder) -> splits.Splits:
     return types.Split(*(
         np.load(folder.final / f'{part}_{field}.npy', mmap_mode='r')
         for field in types.Split._fields))
-  return splits.Splits(*map(split, _PARTS), tuple(manifest['class_names']),
-                       manifest)
+  report = {k: v for k, v in manifest.items() if k not in ('folder', 'files')}
+  return splits.Splits(*map(split, _PARTS), tuple(report['class_names']),
+                       report)
