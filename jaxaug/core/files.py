@@ -140,7 +140,11 @@ def save_npz(path, **arrays):
 
 def load_npz(path) -> dict[str, np.ndarray]:
   """Reads what `save_npz` wrote; InputError when it is missing or damaged."""
-  return read_npz(path, 'of jaxaug')
+  try:
+    return read_npz(path, 'a file of jaxaug')
+  except errors.InputError as e:
+    raise errors.InputError(f'{e} Delete its folder, and the same command '
+                            'makes it again.') from e
 
 
 def read_npz(path, where: str, wanted=lambda key: True) -> dict:

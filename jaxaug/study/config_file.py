@@ -13,7 +13,6 @@ from jaxaug.augment import standard
 from jaxaug.core import errors, registry
 from jaxaug.study import arms, schema, sections
 from jaxaug.study import overrides as overriding
-from jaxaug.training import classifier
 
 
 def load(spec: str, overrides=()) -> dict:
@@ -179,10 +178,8 @@ def _complete(config: dict, given: dict):
   for where, section, block in sections.blocks(config):
     kind, key = sections.PARTS[section]
     name = given.get(f'{where}.{key}', block[key])
-    build = registry.find(kind, name, f'{where}.{key}').build
-    parts = [build, classifier.make] if kind == 'classifiers' else [build]
     takes = {}
-    for part in parts:
+    for part in sections.parts(kind, name, f'{where}.{key}'):
       sections.check_arguments(part, block, where)
       takes |= registry.arguments(part)
     own = sections.BLOCKS[section]

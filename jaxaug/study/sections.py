@@ -131,9 +131,13 @@ def blocks(config: dict):
         yield f'config.{section}.{name}', section, block
 
 
-def _parts(kind: str, name: str) -> list:
-  """Returns the functions whose arguments a block has beside its own keys."""
-  build = registry.find(kind, name).build
+def parts(kind: str, name: str, where: str = '') -> list:
+  """Returns the functions whose arguments a block has beside its own keys.
+
+  Raises:
+    InputError: there is no such part; `where` is the key that names it.
+  """
+  build = registry.find(kind, name, where).build
   return [build, classifier.make] if kind == 'classifiers' else [build]
 
 
@@ -147,7 +151,7 @@ def block_of(config: dict, steps) -> dict:
   for where, section, block in blocks(config):
     if where == '.'.join(['config', *map(str, steps)]):
       kind, key = PARTS[section]
-      return {name: p.annotation for part in _parts(kind, block[key])
+      return {name: p.annotation for part in parts(kind, block[key])
               for name, p in registry.parameters(part).items()
               } | BLOCKS[section]
   return {}
@@ -182,7 +186,7 @@ def check(config: dict):
                 _WITH_DEFAULT)
     kind, key = PARTS[section]
     if block[key] in registry.names(kind):
-      for part in _parts(kind, block[key]):
+      for part in parts(kind, block[key]):
         check_arguments(part, block, where)
   for i, arm in enumerate(config['arms']):
     check_type(f'config.arms[{i}]', arm, dict)
