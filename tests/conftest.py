@@ -4,7 +4,6 @@ import gc
 import os
 import pathlib
 import re
-import signal
 import sys
 
 import pytest
@@ -158,13 +157,4 @@ def torchvision():
 @pytest.fixture
 def at_the_root(monkeypatch):
   """For tests that launch: configs are named from the project's root."""
-  from jaxaug.core import interrupts
   monkeypatch.chdir(ROOT)
-  before = {s: signal.getsignal(s)
-            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
-  yield
-  interrupts.settle()
-  interrupts._asked.clear()  # launch.main sets handlers of its own.
-  for signum, handler in before.items():
-    signal.signal(signum, handler)

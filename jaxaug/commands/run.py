@@ -1,9 +1,11 @@
 """Runs a study: jaxaug run --config=configs/quickstart.py."""
 # Little is imported here, so that --help answers at once.
 import argparse
+import collections
 import os
 import pathlib
 import shlex
+import signal
 import sys
 
 from jaxaug.core import errors, interrupts
@@ -68,12 +70,28 @@ def _dry_run(study, config, workdir):
                            title=f'{config["name"]} in {workdir}')
   with study.plan(config, workdir) as planned:
     rows = study.overview(planned)
-  for stage, name, steps, done in rows:
-    runs = f' x {len(done)} runs' if len(done) > 1 else ''
-    state = 'done' if all(done) else (
-        f'{sum(done)} of {len(done)} done' if any(done) else 'to do')
-    table.add_row(stage, name + runs, str(steps or ''), state)
+  for stage, name, steps, parts in rows:
+    counts = collections.Counter(parts)
+    runs = f' x {len(parts)} runs' if len(parts) > 1 else ''
+    table.add_row(stage, name + runs, str(steps or ''), ', '.join(
+        state if len(counts) == 1 else f'{count} of {len(parts)} {state}'
+        for state, count in sorted(counts.items())))
   rich.console.Console().print(table)
+
+
+def _holes(out, prog: str) -> bool:
+  """Says what failed and how to try it again; returns whether anything did."""
+  from jaxaug.study import failures
+  for failure in out.failures:
+    print(f'{prog}: failed: {failures.words(failure)}; what does not need it '
+          f'has ended. To try it again, delete {failure["file"]}',
+          file=sys.stderr)
+  missing = {(name, arm): why for name, entry in (
+      out.results or {'classifiers': {}})['classifiers'].items()
+             for arm, why in entry['missing'].items()}
+  for (name, arm), why in missing.items():
+    print(f'{prog}: no verdict on {arm} of {name}: {why}', file=sys.stderr)
+  return bool(out.failures or missing)
 
 
 def _conclude(results, stage: str, workdir):
@@ -86,8 +104,11 @@ def _conclude(results, stage: str, workdir):
     print(f'report: {os.path.join(workdir, "report.html")}')
 
 
-def _run(argv, prog: str, command: str):
-  """Does what the command line says; raises for whatever ends it early."""
+def _run(argv, prog: str, command: str) -> int:
+  """Does what the command line says; raises for whatever ends it early.
+
+  Returns 0, or 3 where a task of the study failed.
+  """
   flags, overrides = _parse(argv, prog)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   with interrupts.deferred():  # Imports that are cut short fail in odd ways.
@@ -107,16 +128,18 @@ def _run(argv, prog: str, command: str):
   convolution.way()  # A wrong choice is refused before the work.
   if flags.dry_run:
     _dry_run(study, config, workdir)
-    return
+    return 0
   _banner(flags)
   stage = _RENAMED.get(flags.stage, flags.stage)
-  results = study.run(config, workdir, stage=stage, command=command)
-  if results:  # There are none before the stage results.
-    _conclude(results, stage, workdir)
+  out = study.run(config, workdir, stage=stage, command=command)
+  if out.results:  # There are none before the stage results.
+    _conclude(out.results, stage, workdir)
+  return 3 if _holes(out, prog) else 0
 
 
 def main(argv=None, called: str = 'jaxaug run') -> int:
-  """Returns the exit status: 0, 2 for a mistake, 128 + signal for a stop.
+  """Returns the exit status: 0, 2 for a mistake, 3 for a study that has a hole
+  where a task failed, 128 + signal for a stop.
 
   Args:
     argv: the flags.
@@ -126,24 +149,19 @@ def main(argv=None, called: str = 'jaxaug run') -> int:
   prog, command = called.removeprefix('python '), f'{called} {shlex.join(argv)}'
   if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
     command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
-  interrupts.install()
-  try:
-    with errors.net():
-      try:
-        _run(argv, prog, command)
-      except OSError as e:  # A disk may fail anywhere.
-        from jaxaug.core import files
-        raise files.friendly(e, e.filename or '.') from e
-    return 0
-  except errors.InputError as e:
-    print(f'{prog}: {e}', file=sys.stderr)
-    return 2
-  except (interrupts.Interrupted, KeyboardInterrupt) as e:
-    interrupts.settle()
-    signum = getattr(e, 'signum', 2)
-    print(f'\nstopped by signal {signum}; this continues:\n{command}',
-          file=sys.stderr)
-    return 128 + signum
+  last_words = f'; this continues:\n{command}'
+  with interrupts.listening(last_words):
+    try:
+      with errors.net():
+        return _run(argv, prog, command)
+    except errors.InputError as e:
+      print(f'{prog}: {e}', file=sys.stderr)
+      return 2
+    except (interrupts.Interrupted, KeyboardInterrupt) as e:
+      interrupts.settle()
+      signum = getattr(e, 'signum', signal.SIGINT)
+      print(interrupts.stopped(signum, last_words), end='', file=sys.stderr)
+      return 128 + signum
 
 
 if __name__ == '__main__':

@@ -3,15 +3,31 @@ import contextlib
 import difflib
 import math
 import re
+import typing
+
+
+class Failure(typing.NamedTuple):
+  """Why a piece of a study's work cannot be done; the others can.
+
+  why: without what to do about it. step: in which that was, or None. again:
+  whether another attempt may end otherwise.
+  """
+  why: str
+  step: int | None = None
+  again: bool = False
 
 
 class InputError(Exception):
   """Something that the user gave is wrong; `launch.py` prints it and exits 2.
 
   The message is one line: what was wrong, what was expected, and where.
+  failure: a Failure where a study goes on without this, or None. full: whether
+  a disk is.
   """
 
-  def __init__(self, message: str):
+  def __init__(self, message: str, failure: Failure | None = None,
+               full: bool = False):
+    self.failure, self.full = failure, full
     # Whatever a user gave stands in it: not on many lines, nor at any length,
     # nor what a terminal cannot show, such as the bytes of a file's name.
     line = ' '.join(str(message).splitlines())
@@ -35,14 +51,16 @@ def net():
     raise InputError(f'{e.filename}: {what}.' if e.filename else
                      f'{what}; expected a machine that allows it.') from e
   except MemoryError as e:
-    raise InputError(f'the memory is used up ({e}); expected less at once: '
-                     'smaller batches, sizes or counts.') from e
+    raise InputError(
+        f'the memory is used up ({e}); expected less at once: smaller batches, '
+        'sizes or counts.', Failure('the memory is used up', again=True)) from e
   except RuntimeError as e:  # So do jax's own come.
     if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
     raise InputError(
         f'the memory of the device is used up ({str(e).splitlines()[0]}); '
-        'expected less at once: smaller batches, sizes or networks.') from e
+        'expected less at once: smaller batches, sizes or networks.',
+        Failure('the memory of the device is used up', again=True)) from e
 
 
 def shown(value) -> str:

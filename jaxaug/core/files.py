@@ -58,15 +58,20 @@ def _plain(value):
   raise TypeError(f'not a JSON value: {value!r} ({type(value).__name__})')
 
 
-def friendly(error: OSError, path) -> errors.InputError:
-  """Turns a failed write into one line: what, where, and how to go on."""
+def friendly(error: OSError, path, needed: int = 0) -> errors.InputError:
+  """Turns a failed write into one line: what, where, and how to go on.
+
+  needed: bytes that were to be written, where that is known.
+  """
   path = os.path.abspath(path)
   what = _HINTS.get(error.errno, error.strerror or str(error))
   if error.errno == errno.ENOSPC:
-    what += f' ({_free(path) / 2**20:.1f} MB free)'
+    what += f' ({_free(path) / 2**20:.1f} MB free' + (
+        f' of {needed / 2**20:.1f} MB needed)' if needed else ')')
   return errors.InputError(
       f'{path}: cannot write here: {what}. Once that is put right, the same '
-      'command continues where it stopped.')
+      'command continues where it stopped.',
+      full=error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _free(path) -> int:
@@ -80,7 +85,7 @@ def _free(path) -> int:
 def check_space(path, size: int):
   """Raises InputError when the disk under `path` cannot take `size` bytes."""
   if _free(path) < size:
-    raise friendly(OSError(errno.ENOSPC, ''), path)
+    raise friendly(OSError(errno.ENOSPC, ''), path, size)
 
 
 @contextlib.contextmanager

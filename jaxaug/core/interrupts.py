@@ -2,7 +2,9 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
+import threading
 
 
 class Interrupted(BaseException):
@@ -18,7 +20,10 @@ class Interrupted(BaseException):
 
 _asked: list[int] = []
 _deferred: list[bool] = []
-_AGAIN = 0.3  # Seconds.
+# Seconds until: a lost signal comes again; a first one that Python did not get
+# to is answered; a second one ends the process from outside of Python.
+_AGAIN, _SOON, _GRACE = 0.3, 1.0, 3.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _handle(signum, frame):
@@ -40,16 +45,73 @@ def settle():
   signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def install():
-  """Turns SIGINT and SIGTERM into `Interrupted`."""
-  for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-    signal.signal(signum, _handle)
-  say = sys.unraisablehook
+@contextlib.contextmanager
+def listening(last_words: str = ''):
+  """Within it, SIGINT and SIGTERM are `Interrupted`, also where they were
+  ignored, as a shell does for what it runs in the background.
 
+  Python sees no signal while a long call of C is under way, such as XLA's
+  compiler. So a thread hears them too: it says that a first one waits, and
+  ends the process soon after a second.
+
+  Args:
+    last_words: what such an end says after the signal's number.
+  """
+  before = {signum: signal.getsignal(signum)
+            for signum in (*_SIGNALS, signal.SIGALRM)}
+  say = sys.unraisablehook
   def quiet(lost):
     if not isinstance(lost.exc_value, Interrupted):  # Which comes again.
       say(lost)
   sys.unraisablehook = quiet
+  ours, theirs = socket.socketpair()
+  theirs.setblocking(False)
+  watcher = threading.Thread(target=_watch, args=(ours, last_words),
+                             daemon=True)
+  watcher.start()
+  woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+  for signum in before:
+    signal.signal(signum, _handle)
+  try:
+    yield
+  finally:
+    settle()
+    for signum, handler in before.items():
+      signal.signal(signum, handler)
+    signal.set_wakeup_fd(woken)
+    theirs.close()
+    watcher.join()
+    ours.close()
+    sys.unraisablehook = say
+    _asked.clear()
+
+
+def stopped(signum: int, last_words: str) -> str:
+  """What is said where a signal ended the program."""
+  return f'\nstopped by signal {signum}{last_words}\n'
+
+
+def _watch(heard: socket.socket, last_words: str):
+  """Reads the numbers of signals until the other end is closed."""
+  count, wait, signum = 0, None, 0
+  while True:
+    heard.settimeout(wait)
+    try:
+      got = heard.recv(1)
+    except TimeoutError:
+      if count == 1:
+        os.write(2, f'\nsignal {signum}: stops after the step under way; a '
+                    'second one stops at once\n'.encode())
+        wait = None
+        continue
+      os.write(2, stopped(signum, last_words).encode())
+      os._exit(128 + signum)
+    if not got:
+      return
+    if got[0] in _SIGNALS:
+      signum = got[0]
+      count += 1
+      wait = _SOON if count == 1 else _GRACE
 
 
 @contextlib.contextmanager

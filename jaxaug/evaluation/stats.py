@@ -236,15 +236,20 @@ def runs_needed(difference: float, std: float | None, alpha: float = 0.05,
   return n if n <= most else None
 
 
-def holm(p_values) -> list:
-  """Returns Holm-corrected p-values in the same order; None stays None."""
+def holm(p_values, planned: int = 0) -> list:
+  """Returns Holm-corrected p-values in the same order; None stays None.
+
+  planned: tests of the family, if more than have a p-value; one that lacks it
+    counts as if nothing had been found.
+  """
   # statsmodels' multipletests agrees (tested) but calls gc.collect() each
   # time, 0.1 s in a process that holds JAX: too slow to simulate studies.
   known = [i for i, p in enumerate(p_values) if p is not None]
   known.sort(key=lambda i: p_values[i])
   corrected, highest = list(p_values), 0.
+  planned = max(planned, len(known))
   for rank, i in enumerate(known):
-    highest = max(highest, (len(known) - rank) * p_values[i])
+    highest = max(highest, (planned - rank) * p_values[i])
     corrected[i] = min(1., float(highest))
   return corrected
 
@@ -328,7 +333,7 @@ def _details(each: np.ndarray, alpha: float, tests: int,
 
 def compare(runs: dict, baseline: str, alpha: float = 0.05,
             lower_is_better: bool = True, against: dict | None = None,
-            folds: int = 1, details: bool = True) -> dict:
+            folds: int = 1, details: bool = True, planned: int = 0) -> dict:
   """Compares every arm with the baseline, corrected over the arms.
 
   Under cross-validation the runs of a fold share its test images, so they
@@ -345,6 +350,7 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
     folds: parts of a cross-validation; the numbers stand fold by fold, as
       many runs in each. 1 for runs on one split.
     details: False leaves out what the verdict does not need (see Returns).
+    planned: comparisons of the family, if more than there are.
 
   Returns:
     arm -> mean, std, n, baseline, difference, error, low, high, p,
@@ -371,7 +377,8 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
           f'{", ".join(runs)}.{errors.nearest(other, runs)}')
   tests = {arm: paired(runs[arm], runs[other], alpha, ratio)
            for arm, other in against.items()}
-  corrected = dict(zip(tests, holm([t['p'] for t in tests.values()]),
+  corrected = dict(zip(tests, holm([t['p'] for t in tests.values()],
+                                   planned),
                        strict=True))
   none = dict.fromkeys(_TEST + _DETAILS if details else _TEST)
   out = {arm: summary(values) | none | {'verdict': 'baseline'}
@@ -383,6 +390,6 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
         row['difference'], row['low'], row['high'], row['p_corrected'],
         row['n'], alpha, lower_is_better)
     if details:
-      row |= _details(_differences(runs[arm], runs[other]), alpha, len(tests),
-                      ratio)
+      row |= _details(_differences(runs[arm], runs[other]), alpha,
+                      max(planned, len(tests)), ratio)
   return out

@@ -79,7 +79,7 @@ def _tasks(study: tasks.Study, fold: tasks.Fold) -> dict:
   """Returns stage -> its tasks by name; each stage sees those before it."""
   made = {'data': {fold.data.name: fold.data}}
   for stage, module in STAGES.items():
-    made[stage] = {task.name: task
+    made[stage] = {task.name: task._replace(title=fold.title(task.name))
                    for task in module.tasks(study, fold, made)}
   return made
 

@@ -6,34 +6,48 @@ import numpy as np
 
 from jaxaug.core import files
 from jaxaug.evaluation import confusion
-from jaxaug.study import arms, tasks, verdicts
+from jaxaug.study import arms, failures, tasks, verdicts
 from jaxaug.study.report import pictures
 from jaxaug.study.stages import classify, judge
 from jaxaug.training import mesh, metrics_log
 
 # A change of what is computed here belongs into its key.
-VERSION = 6
+VERSION = 7
 
 
 def folder(study: tasks.Study) -> files.Folder:
-  """Where the results of exactly these tasks stand."""
+  """Where the results of exactly these tasks stand, with what holes they have.
+  """
   key = files.digest([
       VERSION, study.config, [fold.data.key for fold in study.folds],
       [task.key for task in study.all_tasks()]])
+  if holes := failures.of_study(study):
+    key += f'.{files.digest(holes)}'
   return files.folder(study.workdir / 'results', key)
+
+
+def forget(place: files.Folder):
+  """Removes results of the same tasks with other holes, once `place` is whole.
+  """
+  key = place.final.name.partition('.')[0]
+  for other in place.final.parent.glob(f'{key}*'):
+    if other != place.final:
+      files.remove(other)
 
 
 def collect(study: tasks.Study, command: str) -> dict:
   """Returns results.json: every number, and where it comes from.
 
   Args:
-    study: all of whose tasks are done.
+    study: all of whose tasks are done, or failed, or need one that did.
     command: the line that launched it.
   """
   config, first = study.config, study.folds[0].splits.report
   pools, classifiers = _pools(study), _classifiers(study)
   seconds, commits, trained = collections.Counter(), set(), set()
   for task in study.all_tasks():
+    if not task.done:
+      continue
     manifest = task.manifest()
     seconds[task.stage] += manifest['seconds']
     commits.add(manifest['commit'])
@@ -52,6 +66,8 @@ def collect(study: tasks.Study, command: str) -> dict:
       'classifiers': classifiers,
       'across': verdicts.across(classifiers, config['alpha']),
       'published': verdicts.published(config['published'], classifiers),
+      'failures': [{k: v for k, v in failure.items() if k != 'file'}
+                   for failure in failures.of_study(study)],
       'stages': dict(seconds)}
 
 
@@ -67,24 +83,32 @@ def _folds(study: tasks.Study) -> dict:
 
 
 def _pools(study: tasks.Study) -> dict:
-  """Returns the entries of all pools, those of a fold by its number."""
+  """Returns the entries of all pools, those of a fold by its number.
+
+  'audit', 'quality' and 'obedience' are None where their tasks failed.
+  """
   out = {}
-  for fold, made in zip(study.folds, study.tasks, strict=True):
-    if not made['pool']:
-      continue
-    judged = made['judge'][judge.NAME].read()
+  def read(task):
+    return task.read() if task.done else None
+  for made in study.tasks:
+    judged = [read(task) for task in made['judge'].values()]
     for name, task in made['pool'].items():
-      manifest = task.manifest()
+      if not task.done:
+        continue
+      manifest, audited = task.manifest(), read(made['audit'][name])
       keep = ('generator', 'per_class', 'selector', 'drawn')
-      out[fold.title(name)] = {k: manifest[k] for k in keep} | {
-          'audit': made['audit'][name].read()[0],
-          'quality': made['quality'][name].read(),
-          'obedience': _obedience(task.read(), judged, study.spec.num_classes)}
+      out[task.title] = {k: manifest[k] for k in keep} | {
+          'audit': audited and audited[0],
+          'quality': read(made['quality'][name]),
+          'obedience': _obedience(task.read(), judged[0],
+                                  study.spec.num_classes)}
   return out
 
 
-def _obedience(pool, judged: judge.Judge, classes: int) -> dict:
+def _obedience(pool, judged: judge.Judge | None, classes: int) -> dict | None:
   """Share of samples that the judge assigns to the class asked for."""
+  if judged is None:
+    return None
   counts = confusion.counts(pool.labels, judged.predict(pool.images).argmax(-1),
                             classes)
   return {'mean': float(np.trace(counts) / counts.sum()),
@@ -98,10 +122,13 @@ def _generators(study: tasks.Study, pools: dict) -> dict:
   out, blocks = {}, study.config['generators']
   for fold, made in zip(study.folds, study.tasks, strict=True):
     for name, task in made['generate'].items():
-      drawn = [pools[fold.title(other)]['obedience']
+      if not task.done:
+        continue
+      drawn = [pools[title]['obedience']
                for other, block in study.config['pools'].items()
-               if block['generator'] == name]
-      out[fold.title(name)] = generator(
+               if block['generator'] == name
+               and (title := fold.title(other)) in pools]
+      out[task.title] = generator(
           task.read(), blocks[name]['model']) | {
               'obedience': drawn[0] if drawn else None}
   return out
@@ -128,25 +155,36 @@ def _classifiers(study: tasks.Study) -> dict:
   """Returns the entries of all classifiers; runs stand fold by fold."""
   config, out = study.config, {}
   names = study.folds[0].splits.class_names
-  for name in config['classifiers']:
-    finished = {arm.name: [
-        made['classify'][classify.task_name(name, arm, run)].read()
+  for name, block in config['classifiers'].items():
+    runs = {arm.name: [
+        made['classify'][classify.task_name(name, arm, run)]
         for made in study.tasks for run in range(config['runs'])]
         for arm in study.arms}
+    missing = {arm: why for arm, each in runs.items()
+               if (why := _missing(each))}
     entry = verdicts.classifier(
-        finished, {arm.name: arms.describe(arm) for arm in study.arms},
+        {arm: [task.read() for task in each] for arm, each in runs.items()
+         if arm not in missing},
+        {arm.name: arms.describe(arm) for arm in study.arms},
         metric=config['metric'], baseline=config['baseline'],
         against={arm.name: arm.baseline for arm in study.arms if arm.baseline},
         alpha=config['alpha'], classes=study.spec.num_classes,
-        folds=len(study.folds),
+        folds=len(study.folds), missing=missing,
         minority=tuple(names.index(n) for n in config['minority']))
-    for arm in study.arms:
+    kept = [arm for arm in study.arms if arm.name in entry['arms']]
+    for arm in kept:
       row = entry['arms'][arm.name]
       # Mixed into every real one, with partners.
       row['generated'] = row['synthetic'] > 0 or arm.with_partners
-    entry['ratios'] = verdicts.ratios(study.arms, entry, config['alpha'])
-    out[name] = entry
+    entry['ratios'] = verdicts.ratios(kept, entry, config['alpha'])
+    out[name] = {'model': block['model']} | entry
   return out
+
+
+def _missing(runs: list[tasks.Task]) -> str | None:
+  """Says why an arm lacks runs; None where it does not."""
+  causes = [why for task in runs if (why := failures.cause(task))]
+  return f'{len(causes)} of {len(runs)} runs: {causes[0]}' if causes else None
 
 
 def write(place: files.Folder, results: dict):

@@ -3,13 +3,14 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import typing
 
 import numpy as np
 
 from jaxaug.core import console, errors, files, interrupts
+from jaxaug.study import failures, schema, tasks
 from jaxaug.study import plan as planning
 from jaxaug.study import results as found
-from jaxaug.study import schema, tasks
 from jaxaug.study.report import page
 from jaxaug.study.stages import audit
 
@@ -26,28 +27,45 @@ def _pictures(study: tasks.Study, most: int = 8) -> tuple[dict, dict, dict]:
     return np.stack([split.images[p[:count]] for p in per])
   grids, pairs, between = {}, {}, {}
   for fold, made in zip(study.folds, study.tasks, strict=True):
-    for name, task in made['generate'].items():
-      picture = task.read().interpolation()
-      if picture is not None:
-        between[fold.title(name)] = picture
-    for name, task in made['pool'].items():
-      grids[fold.title(name)] = rows(fold.splits.train), rows(task.read())
-      pairs[fold.title(name)] = made['audit'][name].read()[1]
+    for task in made['generate'].values():
+      if task.done and (picture := task.read().interpolation()) is not None:
+        between[task.title] = picture
+    for task in made['pool'].values():
+      if task.done:
+        grids[task.title] = rows(fold.splits.train), rows(task.read())
+    for task in made['audit'].values():
+      if task.done:
+        pairs[task.title] = task.read()[1]
   return grids, pairs, between
 
 
-def _work(study: tasks.Study, last: str):
-  """Does every task up to the stage `last` that is not done."""
-  stages = STAGES[:STAGES.index(last) + 1]
+def _work(study: tasks.Study, last: str, deadly: bool = False) -> list[dict]:
+  """Does every task up to the stage `last` that is not done and can be.
+
+  Args:
+    study: whose tasks.
+    last: one of STAGES.
+    deadly: those too that have killed their processes.
+
+  Returns:
+    What failed, now or before, see failures.of_study.
+  """
+  stages, tried = STAGES[:STAGES.index(last) + 1], set()
   for task in study.all_tasks():
     interrupts.check()
     if task.stage not in stages:
       continue
-    if not task.done:
-      task.work()
-    if task.stage == 'audit':  # A gate: also where it was done before.
+    if task.done:
+      failures.clear(task)
+    elif task.place not in tried and not failures.settled(task) and (
+        deadly or not failures.deadly(task)) and all(
+            needed.done for needed in task.needs):
+      tried.add(task.place)
+      failures.attempt(task)
+    if task.stage == 'audit' and task.done:  # A gate: also of earlier ones.
       audit.gate(task.read()[0], task.name, task.folder,
                  **study.config['audit'])
+  return failures.of_study(study)
 
 
 def _is_whole(final: pathlib.Path) -> bool:
@@ -67,6 +85,7 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
       console.say(f'{place.final}: is damaged, and made again')
       files.remove(place.final)
     found.write(place, made)
+  found.forget(place)
   results = files.read_json(place.final / 'results.json')
   if stage == 'report' and not files.intact(place.final, 'report.html'):
     grids, pairs, between = _pictures(study)
@@ -90,27 +109,37 @@ def plan(config: dict, workdir: pathlib.Path):
     yield planning.open_study(config, workdir, pathlib.Path(scratch))
 
 
-def overview(study: tasks.Study) -> list[tuple[str, str, int, list[bool]]]:
-  """Returns (stage, what, steps, whether each part is done), in order.
+def overview(study: tasks.Study) -> list[tuple[str, str, int, list[str]]]:
+  """Returns (stage, what, steps, the state of each part), in order.
 
-  Parts are the runs of an arm; data that a dry run made is not done.
+  Parts are the runs of an arm: 'done', 'failed' or 'to do'; so is data that a
+  dry run made.
   """
   rows = {}
   for task in study.all_tasks():
     name, dot, _ = task.name.rpartition('.')  # Without the run's number.
     done = task.done and task.folder.final.is_relative_to(study.workdir)
     rows.setdefault((task.stage, name if dot else task.name, task.steps),
-                    []).append(done)
+                    []).append('done' if done else 'failed' if
+                               failures.of(task) else 'to do')
   place = found.folder(study).final
   whole = _is_whole(place)
-  rows['results', 'results.json', 0] = [whole]
+  rows['results', 'results.json', 0] = ['done' if whole else 'to do']
   rows['report', 'report.html', 0] = [
-      whole and files.intact(place, 'report.html')]
-  return [(*row, done) for row, done in rows.items()]
+      'done' if whole and files.intact(place, 'report.html') else 'to do']
+  return [(*row, parts) for row, parts in rows.items()]
 
 
-def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):
-  """Runs a study up to `stage` and returns its results, or None before them.
+class Outcome(typing.NamedTuple):
+  """results: of the study, None before them. failures: see failures.of_study.
+  """
+  results: dict | None
+  failures: list[dict]
+
+
+def run(config: dict, workdir, *, stage: str = 'all',
+        command: str = '') -> Outcome:
+  """Runs a study up to `stage`, as far as its tasks can be done.
 
   Args:
     config: plain dict; see configs/common.py.
@@ -129,7 +158,22 @@ def run(config: dict, workdir, *, stage: str = 'all', command: str = ''):
   with files.lock(workdir, config['name']):
     study = planning.open_study(config, workdir)
     files.write_json(workdir / 'config.json', config)
-    _work(study, last)
-    if last in ('results', 'report'):
-      return _conclude(study, command, last)
-  return None
+    try:
+      out = _go(study, last, command)
+      if any(map(failures.deadly, study.all_tasks())):
+        # With the rest on the disk, whatever becomes of them.
+        out = _go(study, last, command, deadly=True)
+    except errors.InputError as e:
+      if not e.full:
+        raise
+      raise errors.InputError(
+          f'{e} This study still needs about {study.room() / 2**20:,.0f} MB.'
+      ) from e
+  return out
+
+
+def _go(study: tasks.Study, last: str, command: str, **how) -> Outcome:
+  failed = _work(study, last, **how)
+  if last in ('results', 'report'):
+    return Outcome(_conclude(study, command, last), failed)
+  return Outcome(None, failed)

@@ -12,6 +12,17 @@ import numpy as np
 from jaxaug.core import files, registry, types
 from jaxaug.data import splits
 from jaxaug.evaluation import features
+from jaxaug.training import checkpoint, fit
+
+# Bytes of the logs, grids and manifest of a task, and of results and report.
+_LOGS, _REPORT = 2**17, 2**21
+
+
+class Size(typing.NamedTuple):
+  """Bytes on the disk: those that a task leaves, and those that it needs beside
+  them while it works."""
+  left: int = 0
+  meanwhile: int = 0
 
 
 class Task(typing.NamedTuple):
@@ -23,6 +34,10 @@ class Task(typing.NamedTuple):
   work(): fills the folder, and may fill those of its siblings.
   read(): what the folder holds, as the stage's `read` says.
   steps: of its training; 0 for none.
+  needs: the tasks that it reads, but for the data.
+  site: where it works with its siblings; None for a place of its own.
+  title: its name among those of all folds; its own for only one.
+  size() -> Size, but for logs and pictures; a guess, from shapes alone.
   """
   stage: str
   name: str
@@ -30,11 +45,20 @@ class Task(typing.NamedTuple):
   work: typing.Callable[[], typing.Any]
   read: typing.Callable[[], typing.Any]
   steps: int = 0
+  needs: tuple = ()
+  site: files.Folder | None = None
+  title: str = ''
+  size: typing.Callable[[], Size] = Size
 
   @property
   def key(self) -> str:
     """What a task that reads this one has in its own hash."""
     return self.folder.final.name
+
+  @property
+  def place(self) -> files.Folder:
+    """Where it works until it is done."""
+    return self.site or self.folder
 
   @property
   def done(self) -> bool:
@@ -119,11 +143,24 @@ class Study(typing.NamedTuple):
     """Names the folder of a task by all that its work reads, a JSON value."""
     return files.folder(self.workdir / stage, f'{name}-{files.digest(reads)}')
 
+  def room(self) -> int:
+    """Bytes on the disk that the study still needs, about."""
+    sizes = [task.size() for task in self.all_tasks() if not task.done]
+    return sum(size.left + _LOGS for size in sizes) + max(
+        (size.meanwhile for size in sizes), default=0) + _REPORT
+
   def all_tasks(self):
     """Yields every task of every fold, in the order of the work."""
     for stages in self.tasks:
       for tasks in stages.values():
         yield from tasks.values()
+
+
+def of_training(net: fit.Network, fold: Fold, runs: int = 1) -> Size:
+  """The size of a classifier's task, of which so many train in one program."""
+  weights, state = fit.sizes(net)
+  predictions = 4 * len(fold.splits.test.labels) * (net.spec.num_classes + 1)
+  return Size(weights + predictions, checkpoint.room(runs * state))
 
 
 @functools.lru_cache(1)

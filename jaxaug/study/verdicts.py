@@ -110,7 +110,8 @@ def _mcnemar(arm: list[dict], other: list[dict]) -> list[dict]:
 def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
                metric: str, baseline: str, against: dict[str, str],
                alpha: float, classes: int, folds: int = 1,
-               minority: tuple[int, ...] = ()) -> dict:
+               minority: tuple[int, ...] = (),
+               missing: dict[str, str] | None = None) -> dict:
   """Returns a classifier's entry of results.json: every arm and its verdict.
 
   Args:
@@ -124,43 +125,63 @@ def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
     classes: number of classes.
     folds: parts of a cross-validation; 1 for one test split.
     minority: numbers of the classes that minority_accuracy looks at.
+    missing: arm -> why it lacks runs. It gets no verdict, for those that ended
+      are not any runs; nor does an arm that is compared with it. They count
+      among the tests that p is corrected for.
+
+  Returns:
+    Its words and facts; 'arms', name -> row, and 'missing', name -> why.
   """
   blocks = metrics(metric, minority)
+  missing = dict(missing or {})
   runs = {arm: [_run(run, blocks, classes, minority) for run in each]
           for arm, each in finished.items()}
   rows = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
           for arm, each in runs.items()}
   for arm, entry in rows.items():
     if None in entry['values']:
-      raise errors.InputError(
-          f'config.metric: {metric} of run {entry["values"].index(None)} of '
-          f'the arm {arm!r} is not a number; expected a training that does '
-          'not diverge (a lower learning_rate), and images of every class '
-          'that the metric looks at.')
+      missing[arm] = (f'{metric} of run {entry["values"].index(None)} is not a '
+                      'number')
+  if rows and missing.keys() >= rows.keys():
+    arm = next(iter(rows))
+    raise errors.InputError(
+        f'config.metric: {missing[arm]} in the arm {arm!r}, nor in any other; '
+        'expected trainings that do not diverge (a lower learning_rate), and '
+        'images of every class that the metric looks at.')
+  for arm in descriptions:
+    other = against.get(arm, baseline)
+    if other in missing:
+      missing.setdefault(arm, f'it is compared with {other}, which is missing')
+  rows = {arm: row for arm, row in rows.items() if arm not in missing}
   number = blocks[metric].VALUES[metric]
+  out = {'baseline': baseline, 'metric': metric, **_words(number),
+         'folds': folds, 'arms': rows, 'missing': missing}
+  if not rows:
+    return out
   compared = stats.compare({arm: entry['values'] for arm, entry in
                             rows.items()}, baseline, alpha,
-                           number.lower_is_better, against, folds)
+                           number.lower_is_better,
+                           {arm: other for arm, other in against.items()
+                            if arm in rows}, folds,
+                           planned=len(descriptions) - 1)
   for arm, row in compared.items():
     rows[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
         runs[arm], runs[row['baseline']])}
   # The network is the same in every arm and run.
   first = runs[baseline][0]
-  return {k: first[k] for k in ('model', 'parameters', 'steps')} | {
-      'baseline': baseline, 'metric': metric, **_words(number),
-      'folds': folds, 'arms': rows}
+  return {k: first[k] for k in ('model', 'parameters', 'steps')} | out
 
 
 def across(classifiers: dict, alpha: float) -> dict:
   """Combines each arm's differences over two classifiers or more.
 
   Args:
-    classifiers: name -> what `classifier` returned, all of the same arms.
+    classifiers: name -> what `classifier` returned, all of the same study.
     alpha: intervals cover 1 - alpha.
 
   Returns:
-    arm -> what stats.mixed gives, and p_corrected, Holm's over the arms;
-    {} for a single classifier.
+    arm that none is missing -> what stats.mixed gives, and p_corrected, Holm's
+    over all arms; {} for a single classifier.
   """
   if len(classifiers) < 2:
     return {}
@@ -168,14 +189,17 @@ def across(classifiers: dict, alpha: float) -> dict:
   folds = first['folds']
   out = {}
   for arm, row in first['arms'].items():
-    if arm != first['baseline']:
+    if arm != first['baseline'] and all(
+        arm in c['arms'] for c in classifiers.values()):
       out[arm] = stats.mixed({
           name: _over_folds(np.subtract(
               c['arms'][arm]['values'],
               c['arms'][row['baseline']]['values']), folds)
           for name, c in classifiers.items()}, alpha,
                              stats.test_share(folds))
-  corrected = stats.holm([row['p'] for row in out.values()])
+  corrected = stats.holm(
+      [row['p'] for row in out.values()],
+      len(first['arms']) + len(first['missing']) - 1)
   return {arm: row | {'p_corrected': p}
           for (arm, row), p in zip(out.items(), corrected, strict=True)}
 
@@ -229,12 +253,15 @@ def published(figures: list[dict], classifiers: dict) -> list[dict]:
 
   Returns:
     Each figure with 'label' and 'percent' of its metric, and 'ours': mean, std
-    and n.
+    and n, or None and 0 where the arm is missing.
   """
   out = []
   for figure in figures:
-    arm = classifiers[figure['classifier']]['arms'][figure['arm']]
-    ours = arm['metrics'][figure['metric']]
-    out.append(figure | {k: ours[k] for k in ('label', 'percent')} | {
+    metric = figure['metric']
+    number = registry.find('metrics', metric).VALUES[metric]
+    arm = classifiers[figure['classifier']]['arms'].get(figure['arm'])
+    ours = arm['metrics'][metric] if arm else {'mean': None, 'std': None,
+                                               'n': 0}
+    out.append(figure | {k: _words(number)[k] for k in ('label', 'percent')} | {
         'ours': {k: ours[k] for k in ('mean', 'std', 'n')}})
   return out

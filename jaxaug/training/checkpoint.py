@@ -37,7 +37,22 @@ class Checkpoints(typing.NamedTuple):
   close: typing.Callable
 
 
-def open(folder, keep: int = 2) -> Checkpoints:
+# How many of a run's latest checkpoints stay; a new one is written beside them.
+_KEEP = 2
+
+
+def size(tree) -> int:
+  """Bytes of the arrays of a pytree, or of their shapes."""
+  return sum(math.prod(x.shape) * x.dtype.itemsize
+             for x in jax.tree.leaves(tree))
+
+
+def room(tree_size: int) -> int:
+  """Bytes on the disk of a run's checkpoints of so many bytes each."""
+  return (_KEEP + 1) * tree_size
+
+
+def open(folder, keep: int = _KEEP) -> Checkpoints:
   """Opens a folder of checkpoints; costs nothing before the first save.
 
   Args:
@@ -58,11 +73,9 @@ def open(folder, keep: int = 2) -> Checkpoints:
 
   def save(step, state, extra):
     nonlocal manager
-    size = sum(math.prod(x.shape) * x.dtype.itemsize
-               for x in jax.tree.leaves(state))
     wait()
     # Before orbax meets a full disk, which it reports by many tracebacks.
-    files.check_space(folder, size + 2**20)
+    files.check_space(folder, size(state) + 2**20)
     manager = manager or guarded(lambda: _manager(folder, keep))
     if not guarded(lambda: _save(manager, step, state, extra)):
       raise ValueError(f'{folder}: step {step} is not after the last save')

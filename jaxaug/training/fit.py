@@ -147,6 +147,14 @@ def check_batch(net: Network, batch_size: int):
         f'size, {batch_size}.')
 
 
+@functools.cache
+def sizes(net: Network) -> tuple[int, int]:
+  """Bytes of the weights that a training leaves, and of a checkpoint of it."""
+  state = jax.eval_shape(build(net).init, jax.random.key(0), 1)
+  weights = checkpoint.size(classifier.variables(state.net))
+  return weights, checkpoint.size(state) + weights  # The best so far.
+
+
 # ------------------------------------------------------------- the programs
 class _Programs(typing.NamedTuple):
   init: typing.Callable
@@ -274,11 +282,15 @@ def _unselected(state, axes: Axes) -> dict:
           'variables': jax.tree.map(jnp.copy, classifier.variables(state.net))}
 
 
-def _together(jobs) -> files.Folder:
-  """Where several runs train in one program."""
-  names = [job.folder.final.name for job in jobs]
-  return files.folder(jobs[0].folder.final.parent,
+def together(folders) -> files.Folder:
+  """Where the runs of these folders train in one program."""
+  names = [folder.final.name for folder in folders]
+  return files.folder(folders[0].final.parent,
                       f'together-{files.digest(names)}')
+
+
+def _together(jobs) -> files.Folder:
+  return together([job.folder for job in jobs])
 
 
 def _left(jobs) -> list[Job]:

@@ -102,7 +102,8 @@ def _check(pending, step: int, axis: bool, title: str,
       if not math.isfinite(value):
         raise errors.InputError(
             f'{title}: step {first + i}: {name} is {value}; stopped. Expected '
-            f'a finite number: lower the learning rate. {_kept(folder)}')
+            f'a finite number: lower the learning rate. {_kept(folder)}',
+            errors.Failure(f'{name} is {value}', first + i))
   return values
 
 

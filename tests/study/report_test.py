@@ -38,7 +38,8 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
       'config': {'seed': 0, 'budget': budget,
                  'data': {'name': f'{prefix}data', 'resize': None}},
       'stamp': {'commit': 'abc', 'jax': '0.10.2'}, 'devices': '1 cpu',
-      'seeds': list(range(runs)), 'stages': {'data': 1.5, 'classify': 3700.},
+      'seeds': list(range(runs)), 'failures': [],
+      'stages': {'data': 1.5, 'classify': 3700.},
       'data': {'name': f'{prefix}data', 'class_names': names,
                'shape': [8, 6, channels], 'digests': {'train': 'ff'},
                'overlaps': {'train_test': 0},
@@ -113,7 +114,7 @@ def classifier(rng, arms, runs, classes, prefix, folds, metric, budget):
   return {'model': 'cnn', 'steps': 100, 'parameters': 1000, 'metric': metric,
           'label': number.label, 'percent': number.unit == '%',
           'lower_is_better': number.lower_is_better, 'folds': folds,
-          'baseline': f'{prefix}arm0', 'arms': rows}
+          'baseline': f'{prefix}arm0', 'arms': rows, 'missing': {}}
 
 
 def near(channels=1, size=(8, 6), count=5):
@@ -312,6 +313,47 @@ def test_missing_parts():
   assert 'not compared' in shown.text and 'More measures' not in shown.text
   del results['generators'], results['pools']
   assert 'Copies and leaks' not in check(results).text
+
+
+def _without(results, *arms, why='1 of 5 runs: classify net0.arm1.3, step 7'):
+  """Takes arms out of a study, as if a task of theirs had failed."""
+  first = results['classifiers']['net0']
+  for arm in arms:
+    del first['arms'][arm]
+    first['missing'][arm] = why
+  results['failures'] = [{
+      'unit': 'net0.arm1.3', 'phase': 'classify', 'step': 1234,
+      'time': '2026-01-02T03:04:05Z', 'why': 'train_loss is nan'}]
+  results['across'] = verdicts.across(results['classifiers'], .05)
+  return results
+
+
+@pytest.mark.parametrize('classifiers', [1, 2])
+def test_a_hole_is_shown(classifiers):
+  page = check(_without(sample(classifiers=classifiers), 'arm1'))
+  assert ('Classify net0.arm1.3 failed in step 1,234 (2026-01-02 03:04:05Z): '
+          'train_loss is nan.') in page.text
+  assert 'arm1 (1 of 5 runs: classify net0.arm1.3, step 7)' in page.text
+  # Of the four arms, arm1 and arm3 have generated images.
+  assert page.text.count('missing') >= 2
+
+
+def test_a_hole_in_place_of_the_baseline(monkeypatch):
+  alone = check(_without(sample(), *(f'arm{i}' for i in range(4))))
+  assert 'The baseline arm0 is missing' in alone.text
+  both = sample(classifiers=2)
+  page = check(_without(both, *(f'arm{i}' for i in range(4))))
+  assert 'The baseline arm0 is missing' in page.text
+  assert 'adding 1' in page.text  # The other classifier has its rows.
+  text = terminal(both, 100)
+  assert 'missing' in text and 'classify net0.arm1.3' in text
+
+
+def test_every_arm_with_generated_images_is_missing():
+  results = _without(sample(), 'arm1', 'arm3')
+  page = check(results)
+  assert 'The arms with generated images are missing' in page.text
+  assert 'nothing to compare' not in page.text
 
 
 def test_equal_errors_everywhere():

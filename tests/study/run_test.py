@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 import launch
-from jaxaug.training import mesh, metrics_log
+from jaxaug.study import config_file
+from jaxaug.study import run as study
+from jaxaug.study.stages import quality
+from jaxaug.training import loop, mesh, metrics_log
 from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -168,6 +171,18 @@ def test_the_workdir_of_a_finished_study(undisturbed):
   assert all((f / 'manifest.json').exists() for f in stages(workdir))
 
 
+def test_the_room_that_a_study_needs_is_known_from_shapes(undisturbed,
+                                                         tmp_path):
+  config = config_file.load('configs/quickstart.py', TINY[1:])
+  with study.plan(config, tmp_path / 'new') as planned:
+    room = planned.room()
+  taken = sum(f.stat().st_size for f in undisturbed[0].rglob('*')
+              if f.is_file() and f.parent.parent.name != 'data')
+  assert taken < room < 2 * taken + 2**22
+  with study.plan(config, undisturbed[0]) as planned:
+    assert planned.room() < 2**22  # Results and report alone.
+
+
 def test_logs_can_be_read_with_the_stock_reader(undisturbed):
   from tensorboard.backend.event_processing import event_accumulator
   generator, = (undisturbed[0] / 'generate').iterdir()
@@ -315,19 +330,158 @@ def test_a_changed_knob_redoes_what_depends_on_it(undisturbed, finished,
   assert results(finished) == old
 
 
-def test_a_loss_that_is_not_finite(finished):
+@pytest.fixture
+def diverging(monkeypatch):
+  """A set of titles: the second loss of a training named so is no number."""
+  titles, run = set(), loop.run
+
+  def patched(step, batches, state, hook_state, **how):
+    seen = []
+    def bad(state, batch):
+      state, logs = step(state, batch)
+      seen.append(batch)
+      if len(seen) == 2:
+        logs = {name: value * (np.nan if name.endswith('loss') else 1)
+                for name, value in logs.items()}
+      return state, logs
+    return run(bad if how['title'] in titles else step, batches, state,
+               hook_state, **how)
+  monkeypatch.setattr(loop, 'run', patched)
+  return titles
+
+
+@pytest.mark.usefixtures('compiled_quickly')
+def test_a_run_that_diverges_leaves_a_hole(finished, diverging, capsys):
+  old = results(finished)
+  folder, = (finished / 'classify').glob('cnn.add_100.1-*')
+  shutil.rmtree(folder)
+  diverging.add('classify cnn.add_100.1')
+  command = [*TINY, f'--workdir={finished}']
+  assert launch.main(command) == 3
+  said = capsys.readouterr()
+  failed = folder.with_name(f'{folder.name}.failed')
+  assert said.err.splitlines() == [
+      'launch.py: failed: classify cnn.add_100.1, step 2: train_loss is '
+      f'nan; what does not need it has ended. To try it again, delete {failed}',
+      'launch.py: no verdict on add_100 of cnn: 1 of 2 runs: classify '
+      'cnn.add_100.1, step 2: train_loss is nan']
+  assert 'lower the learning rate. No checkpoint was due' in said.out
+  now = results(finished)
+  hole, = now['failures']
+  assert re.fullmatch(r'\d{4}(-\d\d){2}T\d\d(:\d\d){2}Z', hole.pop('time'))
+  assert hole == {'phase': 'classify', 'unit': 'cnn.add_100.1', 'step': 2,
+                  'why': 'train_loss is nan'}
+  whole, after = (r['classifiers']['cnn']['arms'] for r in (old, now))
+  assert list(after) == ['real', 'standard', 'standard_add_100', 'replace_50']
+  assert all(after[arm] == whole[arm] for arm in after)
+  report = (finished / 'report.html').read_text()
+  assert 'Classify cnn.add_100.1 failed in step 2' in report
+  # It is not tried again by itself: what is dealt is played.
   before = snapshot(finished)
-  line = refused(finished, '--config.save_every=1',
-                 '--config.classifiers.cnn.learning_rate=1e30')
-  found = re.search(r'launch.py: classify cnn\.real\.0: step (\d+): train_loss '
-                    r'is (nan|inf); stopped', line)
-  assert found, line
+  assert launch.main(command) == 3 and snapshot(finished) == before
+  assert launch.main([*command, '--dry_run']) == 0
+  assert '1 of 2 failed' in ' '.join(capsys.readouterr().out.split())
+  failed.unlink()
+  diverging.clear()
+  assert launch.main(command) == 0
+  entry = results(finished)['classifiers']['cnn']
+  assert list(entry['arms']) == list(whole) and not entry['missing']
+  assert len(list((finished / 'results').iterdir())) == 1
+
+
+def test_a_generator_that_diverges_leaves_real_images(finished, diverging,
+                                                      capsys):
+  old = results(finished)
+  folders = {}
+  for stage in ('generate', 'pool', 'audit', 'quality'):
+    folders[stage], = (finished / stage).iterdir()
+    shutil.rmtree(folders[stage])
+  diverging.add('generate cgan')
+  assert launch.main([*TINY, f'--workdir={finished}', '--stage=pool']) == 3
+  # What hangs on the images of a pool that no longer is cannot be looked at.
+  assert not any(folder.exists() for folder in folders.values())
+  assert 'failed: generate cgan, step 2: d_loss is nan' in (
+      capsys.readouterr().err)
+  assert launch.main([*TINY, f'--workdir={finished}']) == 3
+  now = results(finished)
+  entry = now['classifiers']['cnn']
+  # Also what was trained on them before: nobody can audit them any more.
+  assert list(entry['arms']) == ['real', 'standard']
+  assert entry['missing'] == dict.fromkeys(
+      ('add_100', 'standard_add_100', 'replace_50'),
+      '2 of 2 runs: generate cgan, step 2: d_loss is nan')
+  assert now['pools'] == now['generators'] == {}
+  for failed in (finished / 'generate').glob('*.failed'):
+    failed.unlink()
+  diverging.clear()
+  assert launch.main([*TINY, f'--workdir={finished}']) == 0
+  entry = results(finished)['classifiers']['cnn']
+  assert entry == old['classifiers']['cnn'] and not entry['missing']
+
+
+def test_a_baseline_that_diverges(finished):
+  """All arms do here, and the report says that nothing can be compared."""
+  before = snapshot(finished)
+  done = hooked(finished, '$none', args=[
+      '--config.save_every=1', '--config.classifiers.cnn.learning_rate=1e30'])
+  assert done.returncode == 3, done.stderr
+  found = re.search(r'classify cnn\.real\.0, step (\d+): train_loss is '
+                    r'(nan|inf);', done.stderr)
   partial, = (finished / 'classify').glob('cnn.real.0-*.partial')
-  assert str(partial / 'checkpoints') in line
+  assert f'stays in {partial / "checkpoints"}' in done.stdout
   kept = [int(f.name) for f in (partial / 'checkpoints').iterdir()]
   assert max(kept) == int(found[1]) - 1
   after = snapshot(finished)
-  assert all(after[f] == before[f] for f in before if f.is_file())
+  assert all(after[f] == before[f] for f in before
+             if f.is_file() and f.parent != finished)
+  entry = results(finished)['classifiers']['cnn']
+  assert entry['arms'] == {} and len(entry['missing']) == 5
+  assert len(results(finished)['failures']) == 10
+  assert 'The baseline real is missing' in (
+      finished / 'report.html').read_text()
+
+
+@pytest.mark.usefixtures('compiled_quickly')
+def test_a_task_without_memory_is_tried_again(finished, monkeypatch, capsys):
+  old = results(finished)
+  folder, = (finished / 'quality').iterdir()
+  shutil.rmtree(folder)
+  def greedy(*args, **how):
+    raise MemoryError('of 3 PB')
+  with monkeypatch.context() as patch:
+    patch.setattr(quality, 'run', greedy)
+    assert launch.main([*TINY, f'--workdir={finished}']) == 3
+  assert 'failed: quality cgan: the memory is used up' in (
+      capsys.readouterr().err)
+  now = results(finished)
+  assert now['pools']['cgan'].pop('quality') is None
+  assert now['classifiers'] == old['classifiers']
+  assert launch.main([*TINY, f'--workdir={finished}']) == 0
+  assert results(finished) == old and not list(
+      (finished / 'quality').glob('*.failed'))
+
+
+def test_what_kills_its_process_comes_last(undisturbed, finished):
+  for folder in (finished / 'classify').glob('cnn.standard.*'):
+    shutil.rmtree(folder)
+  (finished / 'results.json').unlink()
+  deadly = r'classify/cnn\.standard\.0-[^/]*\.partial/metrics'
+  for _ in range(2):
+    assert hooked(finished, deadly, 1).returncode == -signal.SIGKILL
+    assert not (finished / 'results.json').exists()
+  # Now all that does not need it is done first, the report too.
+  assert hooked(finished, deadly, 1).returncode == -signal.SIGKILL
+  now = results(finished)
+  hole, = now['failures']
+  assert hole['why'] == ('2 processes in a row were killed in it before they '
+                         'saved a step')
+  assert now['classifiers']['cnn']['missing'] == {
+      'standard': f'1 of 2 runs: classify cnn.standard.0: {hole["why"]}',
+      'standard_add_100': 'it is compared with standard, which is missing'}
+  assert 'Classify cnn.standard.0 failed' in (
+      finished / 'report.html').read_text()
+  # Whoever did that may have gone: it is tried again, and leaves no trace.
+  ends(finished, undisturbed[0])
 
 
 @pytest.mark.slow  # Of parts: core/files_test, training/checkpoint_test.
@@ -341,8 +495,10 @@ def test_a_disk_that_fills_in_training(undisturbed, tmp_path):
   try:
     line = refused(disk)
     assert str(disk / 'generate') in line and 'the disk is full' in line
-    # With room again, the same command goes on to the same end.
-    subprocess.run(['mount', '-o', 'remount,size=50m', str(disk)], check=True)
+    # With so much room as it says, the same command goes on to the same end.
+    needed = re.search(r'This study still needs about (\d+) MB', line)[1]
+    subprocess.run(['mount', '-o', f'remount,size={1 + int(needed)}m',
+                    str(disk)], check=True)
     ends(disk, undisturbed[0])
   finally:
     subprocess.run(['umount', str(disk)], check=True)

@@ -52,7 +52,7 @@ def test_every_number_of_a_classifier_follows_from_its_predictions(tmp_path):
   assert {k: v for k, v in entry.items() if k != 'arms'} == {
       'model': 'cnn', 'parameters': 11, 'steps': 7, 'baseline': 'real',
       'metric': 'error', 'label': 'top-1 error', 'percent': True,
-      'lower_is_better': True, 'folds': 1}
+      'lower_is_better': True, 'folds': 1, 'missing': {}}
   wrong = {arm: [x.argmax(1) != y for x, y in zip(runs, labels, strict=True)]
            for arm, runs in made.items()}
   for arm, row in entry['arms'].items():
@@ -125,8 +125,46 @@ def test_a_diverged_run_spoils_its_probabilities_only(tmp_path):
   assert row['values'] == [0, 2 / 3, 0]
   assert row['metrics']['mse']['mean'] is None
   assert row['metrics']['mse']['values'][1] is None
-  with pytest.raises(errors.InputError, match="run 1 of the arm 'a'"):
+  entry = verdicts.classifier(finished, {'real': '', 'a': ''}, metric='mse',
+                              **given)
+  assert entry['missing'] == {'a': 'mse of run 1 is not a number'}
+  assert list(entry['arms']) == ['real']
+  finished['real'] = finished['a']
+  with pytest.raises(errors.InputError, match="run 1 .*the arm 'real'"):
     verdicts.classifier(finished, {'real': '', 'a': ''}, metric='mse', **given)
+
+
+def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
+  whole, made, labels = _study(tmp_path, arms=('real', 'a', 'b', 'c'))
+  given = {'metric': 'error', 'baseline': 'real', 'against': {'b': 'a'},
+           'alpha': .05, 'classes': 3}
+  def without(*missing):
+    finished = _finished(tmp_path / '-'.join(missing), {
+        arm: runs for arm, runs in made.items() if arm not in missing}, labels)
+    return verdicts.classifier(
+        finished, dict.fromkeys(made, 'words'), **given,
+        missing=dict.fromkeys(missing, '1 of 4 runs: step 3'))
+  entry = without('a')
+  # Nor has an arm that is compared with it.
+  assert entry['missing'] == {
+      'a': '1 of 4 runs: step 3',
+      'b': 'it is compared with a, which is missing'}
+  assert list(entry['arms']) == ['real', 'c']
+  p = whole['arms']['c']['p']
+  assert entry['arms']['c']['p'] == p
+  # One p of three that were planned: Holm's smallest is times three.
+  assert entry['arms']['c']['p_corrected'] == min(1, 3 * p)
+  gone = without('real')
+  assert gone['arms'] == {} and list(gone['missing']) == ['real', 'a', 'b', 'c']
+  assert verdicts.ratios((), gone, .05) == []
+  figure = {'classifier': 'net', 'arm': 'a', 'metric': 'error', 'value': .1}
+  (shown,) = verdicts.published([figure], {'net': entry})
+  assert shown['ours'] == {'mean': None, 'std': None, 'n': 0}
+  assert shown['label'] == 'top-1 error' and shown['percent']
+  # Over classifiers: only arms that each of them has, planned as before.
+  both = verdicts.across({'one': whole, 'two': entry}, .05)
+  assert list(both) == ['c']
+  assert both['c']['p_corrected'] == min(1, 3 * both['c']['p'])
 
 
 def test_across_is_the_t_test_of_the_classifiers_means(tmp_path):

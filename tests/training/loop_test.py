@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -224,13 +223,13 @@ def batches(i):
   if i == at and how != 'none':
     os.kill(os.getpid(), getattr(signal, how))
   return t._batches(i)
-interrupts.install()
-try:
-  t._run(folder, batches=batches)
-except interrupts.Interrupted as e:
-  interrupts.settle()
-  print('stopped by', e)
-  sys.exit(128 + e.signum)
+with interrupts.listening():
+  try:
+    t._run(folder, batches=batches)
+  except interrupts.Interrupted as e:
+    interrupts.settle()
+    print('stopped by', e)
+    sys.exit(128 + e.signum)
 """
 
 
@@ -257,49 +256,3 @@ def test_a_kill_in_flight_loses_the_steps_since_the_last_checkpoint(tmp_path,
   assert _child('SIGKILL', 18, tmp_path).returncode == -signal.SIGKILL
   assert _child('SIGKILL', 21, tmp_path).returncode == -signal.SIGKILL
   _same(_run(tmp_path), tmp_path, whole)
-
-
-def test_a_second_signal_does_not_wait(monkeypatch):
-  monkeypatch.setattr(interrupts, '_asked', [])
-  with interrupts.deferred():
-    assert interrupts.asked() is None
-    interrupts._handle(signal.SIGINT, None)
-    assert interrupts.asked() == signal.SIGINT
-    with pytest.raises(interrupts.Interrupted, match='SIGTERM'):
-      interrupts._handle(signal.SIGTERM, None)
-    interrupts.settle()
-  monkeypatch.setattr(interrupts, '_asked', [])
-  with pytest.raises(interrupts.Interrupted, match='SIGINT'):  # Nobody looks.
-    interrupts._handle(signal.SIGINT, None)
-  interrupts.settle()
-
-
-class _Finalized:
-
-  def __del__(self):
-    signal.raise_signal(signal.SIGTERM)
-
-
-def test_a_signal_that_is_lost_comes_again_and_once(monkeypatch):
-  """Python only prints what a finalizer raises; here not even that."""
-  printed = []
-  monkeypatch.setattr(sys, 'unraisablehook', printed.append)
-  monkeypatch.setattr(interrupts, '_asked', [])
-  before = {s: signal.getsignal(s)
-            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-  interrupts.install()
-  try:
-    with pytest.raises(interrupts.Interrupted, match='SIGTERM'):
-      _Finalized()
-      assert interrupts.asked() == signal.SIGTERM and not printed
-      time.sleep(60)
-    try:
-      interrupts.check()
-    except interrupts.Interrupted:
-      time.sleep(3 * interrupts._AGAIN)  # It is on its way.
-      interrupts.settle()
-    time.sleep(2 * interrupts._AGAIN)
-  finally:
-    interrupts.settle()
-    for signum, handler in before.items():
-      signal.signal(signum, handler)

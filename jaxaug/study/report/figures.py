@@ -89,6 +89,8 @@ def svg(fig, label: str):
 def classifier_figures(classifier: dict, alpha: float) -> dict:
   """Returns 'own', 'differences' (or None) and 'curves' by arm."""
   arms, base = classifier['arms'], classifier['baseline']
+  if not arms:
+    return {'own': None, 'differences': None, 'curves': {}}
   folds, scale = classifier['folds'], _percent(classifier)
   values = {arm: scale * np.asarray(row['values'], float)
             for arm, row in arms.items()}

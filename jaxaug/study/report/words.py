@@ -130,9 +130,16 @@ def answer(classifier: dict, alpha: float) -> dict:
       (lines if row['generated'] else plain).append(
           (row['verdict'], first_upper(row['description'] or arm),
            _clause(row, alpha, classifier)))
+  missing = classifier['missing']
+  if classifier['baseline'] in missing:
+    return {'verdict': 'missing', 'lines': [], 'plain': [],
+            'sentence': f'The baseline {classifier["baseline"]} is missing, so '
+                        'that nothing can be compared'}
   if not lines:
-    return {'verdict': 'nothing to compare', 'lines': [], 'plain': plain,
-            'sentence': 'No arm with generated images was compared'}
+    said = ('The arms with generated images are missing' if missing else
+            'No arm with generated images was compared')
+    return {'verdict': 'missing' if missing else 'nothing to compare',
+            'lines': [], 'plain': plain, 'sentence': said}
   counts = collections.Counter(verdict for verdict, *_ in lines)
   one = next(iter(counts)) if len(counts) == 1 else 'depends on the arm'
   if len(lines) == 1:
@@ -148,7 +155,7 @@ def answer(classifier: dict, alpha: float) -> dict:
       if counts[verdict]])
   return {'verdict': one, 'lines': lines, 'plain': plain,
           'sentence': f'Generated images {said} of the {len(lines)} arms that '
-                      'have them'}
+                      f'have them{" and ended" if missing else ""}'}
 
 
 def _clause(row: dict, alpha: float, classifier: dict) -> str:
@@ -211,9 +218,10 @@ def best(classifier: dict) -> tuple[str, str] | None:
 # ------------------------------------------------------------------- cautions
 def cautions(results: dict) -> list[str]:
   """Returns what a reader must know before trusting the verdicts."""
-  out = []
+  out = [_failure(failure) for failure in results['failures']]
   fewest, c = min(((row['n'], c) for c in results['classifiers'].values()
-                   for row in c['arms'].values()), key=lambda x: x[0])
+                   for row in c['arms'].values()), key=lambda x: x[0],
+                  default=(stats.MIN_RUNS, None))
   if fewest < stats.MIN_RUNS:
     out.append(f'Some arm has {runs(fewest, c)}: no verdict is given under '
                f'{stats.MIN_RUNS}.')
@@ -229,6 +237,14 @@ def cautions(results: dict) -> list[str]:
       if side := audit.get(split):
         out += _copies(name, split, side, audit['n'])
   return out
+
+
+def _failure(failure: dict) -> str:
+  """Returns what to say of a task that failed, see study/failures.py."""
+  at = f' in step {failure["step"]:,}' if failure['step'] else ''
+  when = failure['time'].replace('T', ' ')
+  return (f'{first_upper(failure["phase"])} {failure["unit"]} failed{at} '
+          f'({when}): {failure["why"]}. What needs it is missing.')
 
 
 def _copies(pool: str, split: str, side: dict, n: int) -> list[str]:

@@ -32,7 +32,7 @@ def _task(study, fold, pool: study_tasks.Task,
         train=fold.splits.train, test=fold.splits.test,
         features=judge.read().features)
   return study_tasks.Task('audit', pool.name, folder, work,
-                          functools.partial(read, folder))
+                          functools.partial(read, folder), needs=(pool, judge))
 
 
 def run(folder: files.Folder, *, name: str, pool: types.Split,

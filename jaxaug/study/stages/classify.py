@@ -43,6 +43,9 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
   pools, out = made['pool'], []
   bank = functools.partial(_bank, fold.data, tuple(pools.values()),
                            study.machine.devices)
+  # Not one image of a pool that nobody has held against the test split.
+  needs = {arm.name: (pools[arm.pool], made['audit'][arm.pool])
+           if arm.pool else () for arm in study.arms}
   spare = _spare(study)
   for name, block in study.config['classifiers'].items():
     where = f'config.classifiers.{name}'
@@ -56,7 +59,9 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
       with registry.within(where):
         mixing.check_batch(block['batch_size'], counts.sum())
       drawn = pools[arm.pool].key if arm.pool else ''
-      out += _runs(study, fold, name, net, i, counts, drawn, spare, bank)
+      out += [task._replace(needs=needs[study.arms[i].name])
+              for task in _runs(study, fold, name, net, i, counts, drawn,
+                                spare, bank)]
   return out
 
 
@@ -105,14 +110,18 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
         eval_every=config['eval_every'], log_every=config['log_every'],
         save_every=machine.save_every, steps_per_call=machine.steps_per_call)
 
+  together = machine.together and len(folders) > 1
   for run, folder in enumerate(folders):
     runs, title = [run], f'{label}.{run}'
-    if machine.together:
+    if together:
       runs, title = range(config['runs']), label
     yield study_tasks.Task(
         'classify', task_name(name, arm, run), folder,
         functools.partial(work, runs, title),
-        functools.partial(read, folder), steps)
+        functools.partial(read, folder), steps,
+        site=fit.together(folders) if together else None,
+        size=functools.partial(study_tasks.of_training, net, fold,
+                               len(runs)))
 
 
 def _spare(study) -> dict[str, int]:
@@ -150,7 +159,11 @@ _banks: dict[tuple, _Bank] = {}  # One fold's at a time, by its folders.
 
 def _bank(data: study_tasks.Task, pools: tuple[study_tasks.Task, ...],
           devices) -> _Bank:
-  """Returns the images of all arms, laid end to end on the devices once."""
+  """Returns the images of all arms, laid end to end on the devices once.
+
+  A pool that failed has no place in it.
+  """
+  pools = tuple(task for task in pools if task.done)
   key = data.folder, tuple(task.folder for task in pools), devices
   if key not in _banks:
     _banks.clear()

@@ -71,7 +71,15 @@ def _task(study, fold, name: str) -> study_tasks.Task:
   return study_tasks.Task('generate', name, folder, work,
                           functools.partial(read, folder, model, study.spec,
                                             seed),
-                          block['steps'])
+                          block['steps'],
+                          size=functools.partial(_size, model))
+
+
+def _size(model) -> study_tasks.Size:
+  state = jax.eval_shape(model.init, jax.random.key(0))
+  weights = checkpoint.size(jax.eval_shape(model.variables, state))
+  return study_tasks.Size(weights, checkpoint.room(
+      checkpoint.size(state) + weights))
 
 
 def models(config: dict, spec: types.ImageSpec) -> dict:

@@ -73,7 +73,9 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
         eval_every=config['eval_every'], log_every=config['log_every'],
         save_every=machine.save_every, steps_per_call=machine.steps_per_call)
   return [study_tasks.Task('judge', NAME, folder, work,
-                           functools.partial(read, folder, net), steps)]
+                           functools.partial(read, folder, net), steps,
+                           size=functools.partial(study_tasks.of_training, net,
+                                                  fold))]
 
 
 def read(folder: files.Folder, net: fit.Network) -> Judge:

@@ -42,9 +42,9 @@ def _task(study, fold, name: str,
   folder = study.folder('pool', name, [
       VERSION, source.key, fold.digests('train'), block, size, seed, names])
 
+  bytes_ = size * len(names) * math.prod(study.spec[:3])
   if not files.is_done(folder.final):
-    memory.check(f'config.pools.{name}.per_class',
-                 2 * size * len(names) * math.prod(study.spec[:3]),
+    memory.check(f'config.pools.{name}.per_class', 2 * bytes_,
                  f'{size} images a class')
 
   def work():
@@ -56,7 +56,9 @@ def _task(study, fold, name: str,
         batch_size=block['batch_size'], select=select)
   return study_tasks.Task('pool', name, folder, work,
                           functools.partial(read, folder,
-                                            fold.digests('train')[0]))
+                                            fold.digests('train')[0]),
+                          needs=(source,),
+                          size=lambda: study_tasks.Size(bytes_))
 
 
 def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
@@ -77,9 +79,10 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
   while wanted.any():
     if draws * batch_size > MOST_DRAWS * per_class * spec.num_classes + (
         MOST_DRAWS * batch_size):
-      raise errors.InputError(
-          f'config.pools.{name}.selector: {selector!r} keeps too few images: '
-          f'{wanted.sum()} are missing after {draws * batch_size}.')
+      why = (f'{selector!r} keeps too few images: {wanted.sum()} are missing '
+             f'after {draws * batch_size}')
+      raise errors.InputError(f'config.pools.{name}.selector: {why}.',
+                              errors.Failure(why))
     # All classes, also those that need no more: batch norm may look on.
     ask = rng.permutation(np.resize(np.arange(len(wanted)), batch_size))
     ask = ask.astype(np.int32)

@@ -43,7 +43,7 @@ def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
               'test': fold.splits.test},
         metrics=metrics, cache=features.cache())
   return study_tasks.Task('quality', pool.name, folder, work,
-                          functools.partial(read, folder))
+                          functools.partial(read, folder), needs=(pool,))
 
 
 def run(folder: files.Folder, *, name: str, sets: dict,
