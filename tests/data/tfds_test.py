@@ -144,10 +144,11 @@ def test_the_cache_is_read_until_the_prepared_set_changes(load, tmp_path,
 def test_a_damaged_cache_is_made_again(load, tmp_path):
   first = rows(load().train)
   for damage in (lambda f: f.write_bytes(f.read_bytes()[:-50]),
+                 lambda f: f.write_bytes(f.read_bytes()[:-50] + bytes(50)),
                  lambda f: f.unlink(), lambda f: f.write_bytes(b'')):
     damage(next(f for f in cached(tmp_path) if f.stem == 'train_images'))
     assert rows(load().train) == first
-  next((tmp_path / 'cache').glob('*/about.json')).write_text('{')
+  next((tmp_path / 'cache').glob('*/manifest.json')).write_text('{')
   assert rows(load().train) == first
   assert len(list((tmp_path / 'cache').iterdir())) == 1
 

@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 
-from jaxaug.core import errors, types
+from jaxaug.core import errors, files, types
 from jaxaug.data import images
 
 # gzip header times of the four Fashion-MNIST files as first published; TFDS
@@ -53,8 +53,8 @@ def load(*, name, data_dir='', train_split='train', test_split='test',
       'splits': {'train': train_split, 'validation': validation_split,
                  'test': test_split}}
   key = hashlib.sha256(json.dumps(asked, default=list).encode()).hexdigest()
-  root = pathlib.Path(cache_dir or os.environ.get('JAXAUG_CACHE')
-                      or '~/.cache/jaxaug').expanduser()
+  root = pathlib.Path(os.path.expanduser(cache_dir)) if cache_dir else (
+      files.cache())
   folder = root / f'tfds-{re.sub("[^a-zA-Z0-9._-]", "_", name)}-{key[:12]}'
   dataset = _read_cache(folder)
   if dataset is None:
@@ -64,21 +64,23 @@ def load(*, name, data_dir='', train_split='train', test_split='test',
 
 
 def _data_dir(data_dir) -> pathlib.Path:
-  return pathlib.Path(data_dir or os.environ.get('TFDS_DATA_DIR')
-                      or '~/tensorflow_datasets').expanduser().absolute()
+  return pathlib.Path(os.path.expanduser(
+      data_dir or os.environ.get('TFDS_DATA_DIR')
+      or '~/tensorflow_datasets')).absolute()
 
 
 def _read_cache(folder: pathlib.Path) -> types.Dataset | None:
-  """Opens a cached set; None if there is none or it is out of date."""
+  """Opens a cached set; None if there is none, or it is out of date or damaged.
+  """
   try:
-    about = json.loads((folder / 'about.json').read_text())
+    about = files.manifest(folder)
     arrays = {f.stem: np.load(f, mmap_mode='r') for f in folder.glob('*.npy')}
     splits = {
         split: types.Split(arrays[f'{split}_images'],
                            np.asarray(arrays[f'{split}_labels']),
                            np.arange(len(arrays[f'{split}_images'])))
         for split in about['splits']}
-  except (OSError, EOFError, ValueError, KeyError):
+  except (errors.InputError, OSError, EOFError, ValueError, KeyError):
     return None
   now = _fingerprint(pathlib.Path(about['prepared']))
   # The prepared copy may be deleted, but not replaced, behind the cache.
@@ -100,19 +102,19 @@ def _fingerprint(prepared: pathlib.Path) -> str:
 def _write_cache(folder: pathlib.Path, about: dict, arrays: dict):
   """Writes the arrays beside `folder` and renames them into place whole."""
   try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-      whole = pathlib.Path(scratch, 'new')
-      whole.mkdir()
-      for key, array in arrays.items():
-        np.save(whole / f'{key}.npy', array)
-      (whole / 'about.json').write_text(json.dumps(about))
-      shutil.rmtree(folder, ignore_errors=True)
-      whole.rename(folder)
-  except OSError as e:
+    with files.writing(folder):
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        whole = pathlib.Path(scratch, 'new')
+        whole.mkdir()
+        for key, array in arrays.items():
+          np.save(whole / f'{key}.npy', array)
+        shutil.rmtree(folder, ignore_errors=True)
+        files.finish(whole, folder, about)
+  except errors.InputError as e:
     raise errors.InputError(
-        f'{folder}: cannot write the decoded images ({e.strerror}); set '
-        'config.data.cache_dir to a folder with room.') from None
+        f'{e} Another place for the decoded images is config.data.cache_dir.'
+    ) from None
 
 
 @contextlib.contextmanager
