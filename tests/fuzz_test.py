@@ -6,7 +6,9 @@ given. More of them: FUZZ=2000 python -m pytest -m slow tests/fuzz_test.py.
 import os
 import random
 import shutil
+import signal
 import string
+import warnings
 import zipfile
 
 import numpy as np
@@ -14,8 +16,9 @@ import pytest
 
 import launch
 from jaxaug.commands import evaluate
-from jaxaug.core import files
+from jaxaug.core import files, interrupts
 from jaxaug.data import images
+from jaxaug.training import metrics_log
 from tests.study import run_test
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
@@ -32,11 +35,19 @@ class Wrong(list):
     return self
 
   def __enter__(self):
-    pass
+    self.caught = warnings.catch_warnings(record=True)
+    self.warned = self.caught.__enter__()
+    warnings.simplefilter('always')
 
   def __exit__(self, kind, error, trace):
+    self.caught.__exit__(kind, error, trace)
     if error:
       self.append((*self.what, f'{kind.__name__}: {str(error)[:500]}'))
+    # What Python shows to a user, before the one line.
+    self.extend((*self.what, str(w.message)) for w in self.warned
+                if not issubclass(w.category, (
+                    DeprecationWarning, PendingDeprecationWarning,
+                    ImportWarning, ResourceWarning)))
     return kind is not KeyboardInterrupt
 
 
@@ -202,6 +213,54 @@ def test_a_finished_workdir(finished, tmp_path, capfd, count):
         assert files.intact(place, 'report.html')
         for name in ('results.json', 'report.html'):
           assert (workdir / name).read_bytes() == (place / name).read_bytes()
+    shutil.rmtree(workdir)
+  assert not wrong, wrong
+  assert min(seen.values()) > count // 10, seen
+
+
+# ------------------------------------------------------------------- under way
+def trained(workdir) -> tuple:
+  """What the one generator of a workdir has learned, and its records."""
+  place, = (workdir / 'generate').iterdir()
+  return files.load_npz(place / 'variables.npz'), metrics_log.read(place)
+
+
+@pytest.fixture(scope='module')
+def under_way(tmp_path_factory):
+  """A workdir whose generator was stopped at a checkpoint, with the command
+  that goes on, and what that then has learned."""
+  root = tmp_path_factory.mktemp('under_way')
+  go = [*run_test.TINY, '--stage=generate']
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(run_test.ROOT)
+    looks = iter(range(20))
+    patch.setattr(interrupts, 'asked', lambda: signal.SIGTERM if next(
+        looks) == 14 else None)
+    assert launch.main([*go, f'--workdir={root / "w"}']) == 143
+    patch.undo()
+    patch.chdir(run_test.ROOT)
+    shutil.copytree(root / 'w', root / 'whole')
+    assert launch.main([*go, f'--workdir={root / "whole"}']) == 0
+  return root / 'w', go, trained(root / 'whole')
+
+
+@pytest.mark.parametrize('count', [
+    FEW // 20, pytest.param(MANY // 5, marks=pytest.mark.slow)])
+def test_a_training_under_way(under_way, tmp_path, capfd, count):
+  first, go, want = under_way
+  draw, wrong = random.Random(count), Wrong()
+  seen = {'same': 0, 'refused': 0}
+  for i in range(count):
+    workdir = shutil.copytree(first, tmp_path / str(i))
+    what = damage(draw, workdir)
+    with wrong(what):
+      line = outcome(capfd, launch.main, *go, f'--workdir={workdir}')
+      seen['refused' if line else 'same'] += 1
+      if not line:
+        found = trained(workdir)
+        for name, value in want[0].items():
+          np.testing.assert_array_equal(found[0][name], value, name)
+        assert found[1] == want[1]
     shutil.rmtree(workdir)
   assert not wrong, wrong
   assert min(seen.values()) > count // 10, seen

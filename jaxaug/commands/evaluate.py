@@ -11,7 +11,15 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors, files, interrupts, memory, registry, types
+from jaxaug.core import (
+  command,
+  errors,
+  files,
+  interrupts,
+  memory,
+  registry,
+  types,
+)
 from jaxaug.evaluation import features, image_sets, measure, moments
 from jaxaug.nn.cpu import convolution
 from jaxaug.training import fit, mesh
@@ -324,26 +332,23 @@ def _table(title: str, rows: list[dict]):
 
 
 def main(argv=None) -> int:
-  """Returns the exit code: 0, or 2 after one line on what was wrong."""
+  """Returns the exit status, see core/command.py."""
   memory.keep()
-  try:
-    with errors.net():
-      asked = parse(sys.argv[1:] if argv is None else argv)
-      found = run(asked)
-      if asked.flags.json:
-        files.write_json(asked.flags.json, found)
-  except errors.InputError as e:
-    print(f'evaluate: {e}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    return 130
+  return command.outcome('jaxaug evaluate', lambda: _main(
+      sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv):
+  asked = parse(argv)
+  found = run(asked)
+  if asked.flags.json:
+    files.write_json(asked.flags.json, found)
   if found['fake'] or found['halves']:
     import rich.console
     rich.console.Console().print(page(found))
   if asked.flags.save_statistics:
     print(f'statistics of {found["real"]["name"]}: '
           f'{asked.flags.save_statistics}')
-  return 0
 
 
 if __name__ == '__main__':

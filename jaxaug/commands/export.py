@@ -5,9 +5,8 @@ import csv
 import os
 import pathlib
 import re
-import sys
 
-from jaxaug.core import errors, files
+from jaxaug.core import command, errors, files, interrupts
 from jaxaug.data import images, pools
 
 COLUMNS = ('file', 'label', 'class', 'generator', 'batch', 'row')
@@ -79,7 +78,7 @@ def to_npz(pool: pools.Pool, out: pathlib.Path):
 
 
 def main(argv=None) -> int:
-  """Returns the exit code: 0, or 2 after one line on what was wrong."""
+  """Returns the exit status, see core/command.py."""
   parser = argparse.ArgumentParser(
       prog='jaxaug export',
       description='Writes a pool as PNG files with labels.csv, or as one npz.')
@@ -89,16 +88,14 @@ def main(argv=None) -> int:
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   write = {'folder': to_folder, 'npz': to_npz}[args.format]
-  try:
-    with errors.net():
-      pool = pools.read(args.pool)
-      write(pool, out)
-  except errors.InputError as e:
-    print(f'export: {e}', file=sys.stderr)
-    return 2
-  print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: {out}')
-  return 0
+
+  def work():
+    pool = pools.read(args.pool)
+    write(pool, out)
+    print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: '
+          f'{out}')
+  return command.outcome('jaxaug export', work)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  interrupts.leave(main())

@@ -1,12 +1,11 @@
 """Prepares a TFDS set: jaxaug prepare NAME [--data_dir=DIR]."""
 import argparse
-import sys
 
-from jaxaug.core import errors
+from jaxaug.core import command, interrupts
 
 
 def main(argv=None) -> int:
-  """Returns the exit code: 0, or 2 after one line on what was wrong."""
+  """Returns the exit status, see core/command.py."""
   parser = argparse.ArgumentParser(
       prog='jaxaug prepare',
       description='Downloads a TFDS set and prepares it for '
@@ -19,15 +18,12 @@ def main(argv=None) -> int:
       help='prepare fashion_mnist without a network from its four .gz files, '
       "such as Debian's /usr/share/datasets/fashion-mnist")
   args = parser.parse_args(argv)
-  from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
-  try:
-    with errors.net():
-      print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
-  except errors.InputError as e:
-    print(e, file=sys.stderr)
-    return 2
-  return 0
+
+  def work():
+    from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
+    print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
+  return command.outcome('jaxaug prepare', work)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  interrupts.leave(main())

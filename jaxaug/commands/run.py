@@ -5,9 +5,9 @@ import collections
 import os
 import pathlib
 import shlex
-import signal
 import sys
 
+from jaxaug.core import command as commands
 from jaxaug.core import errors, interrupts
 
 # As in jaxaug.study.run, which imports jax.
@@ -149,19 +149,8 @@ def main(argv=None, called: str = 'jaxaug run') -> int:
   prog, command = called.removeprefix('python '), f'{called} {shlex.join(argv)}'
   if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
     command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
-  last_words = f'; this continues:\n{command}'
-  with interrupts.listening(last_words):
-    try:
-      with errors.net():
-        return _run(argv, prog, command)
-    except errors.InputError as e:
-      print(f'{prog}: {e}', file=sys.stderr)
-      return 2
-    except (interrupts.Interrupted, KeyboardInterrupt) as e:
-      interrupts.settle()
-      signum = getattr(e, 'signum', signal.SIGINT)
-      print(interrupts.stopped(signum, last_words), end='', file=sys.stderr)
-      return 128 + signum
+  return commands.outcome(prog, lambda: _run(argv, prog, command),
+                          f'; this continues:\n{command}')
 
 
 if __name__ == '__main__':

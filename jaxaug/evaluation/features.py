@@ -63,13 +63,45 @@ def extractor(network: types.Extractor, devices,
       return network.apply(variables, batch)
 
   def apply(batch):
-    if network.channels == 1 and batch.shape[-1] == 3:
-      raise errors.InputError(
-          f'extractor: {network.name} takes grey images only; expected grey '
-          'ones, or another extractor.')
+    _check_channels(network, batch.shape[-1], 'extractor')
     return program(variables, mesh.shard(devices, batch))
   return FeatureExtractor(network, apply, devices,
                           math.ceil(batch_size / devices.size) * devices.size)
+
+
+def check(network: types.Extractor, shape, needs, where: str):
+  """Refuses before the work what `extract` would refuse amid it.
+
+  Args:
+    network: that looks at
+    shape: (H, W, C) of the images.
+    needs: fields of types.ImageSet.
+    where: the config key that names the network, for the error.
+
+  Raises:
+    InputError: it takes no such images, or has not what is needed.
+  """
+  height, width, channels = shape
+  _check_channels(network, channels, where)
+  if 'logits' in needs:
+    image = jax.ShapeDtypeStruct((1, height, width, network.channels or
+                                  channels), np.uint8)
+    _check_logits(network, jax.eval_shape(network.apply, network.variables,
+                                          image), where)
+
+
+def _check_channels(network: types.Extractor, channels: int, where: str):
+  if network.channels == 1 and channels == 3:
+    raise errors.InputError(
+        f'{where}: {network.name} takes grey images only; expected grey ones, '
+        'or another extractor.')
+
+
+def _check_logits(network: types.Extractor, out: dict, where: str):
+  if 'logits' not in out:
+    raise errors.InputError(
+        f'{where}: {network.name} knows no classes; expected an extractor that '
+        'does, for the Inception score.')
 
 
 def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
@@ -125,11 +157,9 @@ def _extract(extractor: FeatureExtractor, batches, count: int, wanted,
     if 'moments' in wanted:
       held.append(out['features'])
       add(_WORTH)
+    if 'logits' in kept:
+      _check_logits(extractor.network, out, title)
     for name, parts in kept.items():
-      if name not in out:
-        raise errors.InputError(
-            f'{title}: {extractor.network.name} knows no classes; expected an '
-            'extractor that does, for the Inception score.')
       parts.append(out[name])
     done += n
 

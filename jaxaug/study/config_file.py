@@ -62,7 +62,7 @@ def _call(path: str, variant: str | None) -> dict:
       raise errors.InputError('it has no get_config(variant); expected a study '
                               'such as configs/quickstart.py')
     config = module.get_config(variant)
-  except Exception as e:
+  except (Exception, SystemExit) as e:  # No file of settings ends a program.
     raise errors.InputError(_told(e, path)) from e
   if not hasattr(config, 'to_dict'):
     raise errors.InputError(f'{path}: get_config returned {config!r}; expected '

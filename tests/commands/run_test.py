@@ -191,6 +191,9 @@ def test_wrong_values(capsys, workdir, override, expected):
     ('arms[1].name=two\nlines', ("config.arms[1].name: 'two\\nlines'",)),
     ('evaluation.metrics[0]=kit', ("'kit'", "mean 'kid'")),
     ('generators.cgan.g_widths[2]=x', ('config.generators.cgan.g_widths',)),
+    # Hours later, in the old days.
+    ("evaluation.metrics=('is',)", (
+        'config.evaluation.extractor: scattering', 'knows no classes')),
 ])
 def test_what_used_to_end_in_a_traceback(capsys, workdir, override, parts):
   has(refused(capsys, workdir, f'--config.{override}'), *parts)
@@ -253,6 +256,8 @@ def get_config(arg=None):
     ('config.arms = ()', ('config.arms', 'at least one arm')),
     ('config.run.x = 3', ('own.py, line 8: ', 'run')),
     ('config runs', ('own.py, line 8: ',)),
+    ('import sys; sys.exit("enough")', ('own.py, line 8: SystemExit: enough',)),
+    ('print(1 / 0)', ('own.py, line 8: ZeroDivisionError: ',)),
     ('config.curve.evry = 1',
      ('own.py, line 8: config.curve.evry: ', "mean 'every'?")),
 ])

@@ -27,7 +27,10 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 
 def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
   metrics, fit, trains = study.config['evaluation']['metrics'], None, None
-  if 'fit' in measure.needs(measure.blocks(metrics)):
+  needs = measure.needs(measure.blocks(metrics))
+  features.check(study.extractor.network, study.spec[:3], needs,
+                 'config.evaluation.extractor')
+  if 'fit' in needs:
     block, net = study.config['judge'], judge.network(study)
     trains = {'steps': budget.base_steps(block, len(fold.labels)),
               'batch_size': block['batch_size'], 'seed': study.seed('fit')}

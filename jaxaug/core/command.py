@@ -1,0 +1,29 @@
+"""What every command is, seen from the shell: one line and an exit status."""
+import signal
+import sys
+
+from jaxaug.core import errors, interrupts
+
+
+def outcome(prog: str, act, last_words: str = '') -> int:
+  """Returns the exit status of `act()`, or what that returns if not None.
+
+  0; 2 for a mistake, told in one line; 128 + signal for a stop.
+
+  Args:
+    prog: what its lines begin with.
+    act: does the work.
+    last_words: what is said after a stop.
+  """
+  with interrupts.listening(last_words):
+    try:
+      with errors.net():
+        return act() or 0
+    except errors.InputError as e:
+      print(f'{prog}: {e}', file=sys.stderr)
+      return 2
+    except (interrupts.Interrupted, KeyboardInterrupt) as e:
+      interrupts.settle()
+      signum = getattr(e, 'signum', signal.SIGINT)
+      print(interrupts.stopped(signum, last_words), end='', file=sys.stderr)
+      return 128 + signum
