@@ -1,4 +1,6 @@
 """Every kind of source gives the same pixels; wrong ones give one line."""
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -188,7 +190,49 @@ def nested(path):
   return path
 
 
+def packed(change=None, method=zipfile.ZIP_STORED, header=(
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 4, 4), }"),
+           magic=b'\x93NUMPY\1\0'):
+  """Writes 64 bytes of an array, under a header; `change`s the file's bytes."""
+  def make(root):
+    text = header.ljust(117).encode() + b'\n'
+    with zipfile.ZipFile(root / 'a.npz', 'w', method) as file:
+      file.writestr('images.npy', magic + len(text).to_bytes(2, 'little') +
+                    text + bytes(range(64)))
+    data = bytearray((root / 'a.npz').read_bytes())
+    if change:
+      change(data)
+    (root / 'a.npz').write_bytes(data)
+    return root / 'a.npz'
+  return make
+
+
+def field(at: int, value: int):
+  """Sets a field in both headers of a member (APPNOTE.TXT, 4.3.7, 4.3.12)."""
+  def change(data):
+    data[data.index(b'PK\3\4') + at - 2] = value
+    data[data.index(b'PK\1\2') + at] = value
+  return change
+
+
+def middle(data):
+  """Damages what lies behind the headers."""
+  at = data.index(b'images.npy') + 30
+  data[at:at + 8] = bytes(8)
+
+
+DAMAGED = 'a.npz: damaged or not an .npz file'
 WRONG = {
+    'an encrypted member': (packed(field(8, 1)), DAMAGED),
+    'an unknown compression': (packed(field(10, 99)), DAMAGED),
+    'a damaged LZMA member': (packed(middle, zipfile.ZIP_LZMA), DAMAGED),
+    'a damaged deflated member': (packed(middle, zipfile.ZIP_DEFLATED),
+                                  DAMAGED),
+    'a header that ends too soon': (packed(header="{'descr': ("), DAMAGED),
+    'a header of 10^12 rows': (packed(header=(
+        "{'descr': '|u1', 'fortran_order': False, "
+        "'shape': (1000000000000, 4, 4), }")), DAMAGED),
+    'a member that is no array': (packed(magic=b'\x93NOMPY\1\0'), DAMAGED),
     'no such thing': (lambda root: root / 'x', 'no file, folder or pool'),
     'no such split': (lambda root: f'{root}@tset', 'no folder'),
     'an empty folder': (lambda root: root, 'holds no image'),
@@ -233,6 +277,18 @@ def test_what_is_wrong_is_one_line(case, tmp_path):
     source = image_sets.open(make(tmp_path), where='REAL')
     source.read(np.arange(source.count))
   assert '\n' not in str(e.value)
+
+
+def test_a_pool_whose_manifest_lacks_the_digest(tmp_path, pixels):
+  """Its files have theirs."""
+  made = pool(tmp_path, *pixels)
+  value = files.read_json(made / 'manifest.json')
+  whole = image_sets.open(made)
+  del value['sha256'], value['digest']
+  files.finish(made, made, value)
+  source = image_sets.open(made)
+  np.testing.assert_array_equal(source.read(np.arange(12)), pixels[0])
+  assert source.digest == whole.digest
 
 
 def test_more_images_than_there_are(tmp_path, pixels):
