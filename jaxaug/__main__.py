@@ -4,7 +4,7 @@ import importlib
 import pathlib
 import sys
 
-from jaxaug.core import errors, interrupts
+from jaxaug.core import command, errors, interrupts
 
 
 def _commands() -> dict[str, str]:
@@ -31,7 +31,13 @@ def main(argv=None) -> int:
     print(f'jaxaug: there is no command {name!r}; expected one of '
           f'{", ".join(known)}.{errors.nearest(name, known)}', file=sys.stderr)
     return 2
-  return importlib.import_module(f'jaxaug.commands.{name}').main(rest)
+  loaded = []
+
+  def load():
+    with interrupts.deferred(fragile=True):
+      loaded.append(importlib.import_module(f'jaxaug.commands.{name}'))
+    interrupts.check()
+  return command.outcome(f'jaxaug {name}', load) or loaded[0].main(rest)
 
 
 def script():

@@ -111,7 +111,7 @@ def _run(argv, prog: str, command: str) -> int:
   """
   flags, overrides = _parse(argv, prog)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  with interrupts.deferred():  # Imports that are cut short fail in odd ways.
+  with interrupts.deferred(fragile=True):
     from jaxaug.core import memory
     from jaxaug.nn.cpu import convolution
     from jaxaug.study import config_file

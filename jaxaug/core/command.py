@@ -22,8 +22,11 @@ def outcome(prog: str, act, last_words: str = '') -> int:
     except errors.InputError as e:
       print(f'{prog}: {e}', file=sys.stderr)
       return 2
-    except (interrupts.Interrupted, KeyboardInterrupt) as e:
+    except (Exception, interrupts.Interrupted, KeyboardInterrupt) as e:
       interrupts.settle()
-      signum = getattr(e, 'signum', signal.SIGINT)
-      print(interrupts.stopped(signum, last_words), end='', file=sys.stderr)
+      if isinstance(e, Exception) and not interrupts.raised():
+        raise
+      signum = getattr(e, 'signum', None) or interrupts.raised() or (
+          signal.SIGINT)
+      print(interrupts.stopped(signum), end='', file=sys.stderr)
       return 128 + signum

@@ -19,7 +19,9 @@ class Interrupted(BaseException):
 
 
 _asked: list[int] = []
+_raised: list[int] = []
 _deferred: list[bool] = []
+_last_words: list[str] = []
 # Seconds until: a lost signal comes again; a first one that Python did not get
 # to is answered; a second one ends the process from outside of Python.
 _AGAIN, _SOON, _GRACE = 0.3, 1.0, 3.0
@@ -35,9 +37,18 @@ def _handle(signum, frame):
     return  # It is on its way.
   if _deferred and len(_asked) == 1:
     return
+  if any(_deferred):  # Whatever is raised here comes out as something else.
+    _end(_asked[-1])
   # What is raised amid a finalizer is lost: again a moment later.
   signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+  _raised.append(_asked[-1])
   raise Interrupted(_asked[-1])
+
+
+def _end(signum: int):
+  """Ends the process from wherever it is."""
+  os.write(2, stopped(signum).encode())
+  os._exit(128 + signum)
 
 
 def settle():
@@ -66,8 +77,8 @@ def listening(last_words: str = ''):
   sys.unraisablehook = quiet
   ours, theirs = socket.socketpair()
   theirs.setblocking(False)
-  watcher = threading.Thread(target=_watch, args=(ours, last_words),
-                             daemon=True)
+  _last_words[:] = [last_words]
+  watcher = threading.Thread(target=_watch, args=(ours,), daemon=True)
   watcher.start()
   woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
   for signum in before:
@@ -84,14 +95,15 @@ def listening(last_words: str = ''):
     ours.close()
     sys.unraisablehook = say
     _asked.clear()
+    _raised.clear()
 
 
-def stopped(signum: int, last_words: str) -> str:
+def stopped(signum: int) -> str:
   """What is said where a signal ended the program."""
-  return f'\nstopped by signal {signum}{last_words}\n'
+  return f'\nstopped by signal {signum}{"".join(_last_words)}\n'
 
 
-def _watch(heard: socket.socket, last_words: str):
+def _watch(heard: socket.socket):
   """Reads the numbers of signals until the other end is closed."""
   count, wait, signum = 0, None, 0
   while True:
@@ -104,8 +116,7 @@ def _watch(heard: socket.socket, last_words: str):
                     'second one stops at once\n'.encode())
         wait = None
         continue
-      os.write(2, stopped(signum, last_words).encode())
-      os._exit(128 + signum)
+      _end(signum)
     if not got:
       return
     if got[0] in _SIGNALS:
@@ -115,10 +126,14 @@ def _watch(heard: socket.socket, last_words: str):
 
 
 @contextlib.contextmanager
-def deferred():
+def deferred(fragile: bool = False):
   """Inside, a first signal only makes `asked` true: for code that looks it up,
-  or that must not be cut short."""
-  _deferred.append(True)
+  or that must not be cut short.
+
+  fragile: a second one ends the process; as amid the import of an extension,
+    which makes another error of what is raised in it.
+  """
+  _deferred.append(fragile)
   try:
     yield
   finally:
@@ -128,6 +143,14 @@ def deferred():
 def asked() -> int | None:
   """The first signal that came, or None."""
   return _asked[0] if _asked else None
+
+
+def raised() -> int | None:
+  """The signal that `Interrupted` was last raised for, or None.
+
+  What arrives may be another error, of code that turned it into one.
+  """
+  return _raised[-1] if _raised else None
 
 
 def check():

@@ -184,7 +184,8 @@ def _classifiers(study: tasks.Study) -> dict:
 def _missing(runs: list[tasks.Task]) -> str | None:
   """Says why an arm lacks runs; None where it does not."""
   causes = [why for task in runs if (why := failures.cause(task))]
-  return f'{len(causes)} of {len(runs)} runs: {causes[0]}' if causes else None
+  return (f'lacks {len(causes)} of {len(runs)} runs: {causes[0]}' if causes
+          else None)
 
 
 def write(place: files.Folder, results: dict):

@@ -151,7 +151,7 @@ def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
   for arm in descriptions:
     other = against.get(arm, baseline)
     if other in missing:
-      missing.setdefault(arm, f'it is compared with {other}, which is missing')
+      missing.setdefault(arm, f'is compared with {other}, which is missing')
   rows = {arm: row for arm, row in rows.items() if arm not in missing}
   number = blocks[metric].VALUES[metric]
   out = {'baseline': baseline, 'metric': metric, **_words(number),

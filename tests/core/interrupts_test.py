@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxaug.core import interrupts
+from jaxaug.core import command, interrupts
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Python sees no signal within the one call, as within XLA's compiler.
@@ -33,6 +33,7 @@ with interrupts.listening('; last words'):
 @pytest.fixture
 def fresh(monkeypatch):
   monkeypatch.setattr(interrupts, '_asked', [])
+  monkeypatch.setattr(interrupts, '_raised', [])
 
 
 def test_a_second_signal_does_not_wait(fresh):
@@ -114,6 +115,39 @@ def test_a_second_signal_ends_c_too():
   assert time.monotonic() - begun < 20
   assert (child.returncode, out) == (130, '')
   assert err == '\nstopped by signal 2; last words\n'
+
+
+_IN_IMPORT = """
+import os, signal, sys
+from jaxaug.core import command, interrupts
+def act():
+  with interrupts.deferred(fragile=sys.argv[1] == 'fragile'):
+    try:
+      for signum in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), signum)
+        for _ in range(1000): pass
+      print('goes on')
+    except BaseException as e:
+      raise ImportError('numpy: failed') from None
+sys.exit(command.outcome('prog', act, '; last words'))
+"""
+
+
+@pytest.mark.parametrize('kind', ['fragile', 'other'])
+def test_what_turns_it_into_another_error(kind):
+  """A second signal amid the import of numpy, which makes an ImportError."""
+  done = subprocess.run([sys.executable, '-c', _IN_IMPORT, kind], cwd=ROOT,
+                        env=os.environ | {'PYTHONPATH': str(ROOT)}, text=True,
+                        capture_output=True, timeout=60)
+  assert (done.returncode, done.stdout, done.stderr) == (
+      130, '', '\nstopped by signal 2; last words\n')
+
+
+def test_an_error_that_no_signal_made_is_told(capsys):
+  def act():
+    raise ImportError('numpy: failed')
+  with pytest.raises(ImportError):
+    command.outcome('prog', act)
 
 
 def test_what_a_shell_has_ignore_is_heard():

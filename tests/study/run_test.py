@@ -363,7 +363,7 @@ def test_a_run_that_diverges_leaves_a_hole(finished, diverging, capsys):
   assert said.err.splitlines() == [
       'launch.py: failed: classify cnn.add_100.1, step 2: train_loss is '
       f'nan; what does not need it has ended. To try it again, delete {failed}',
-      'launch.py: no verdict on add_100 of cnn: 1 of 2 runs: classify '
+      'launch.py: no verdict on add_100 of cnn: lacks 1 of 2 runs: classify '
       'cnn.add_100.1, step 2: train_loss is nan']
   assert 'lower the learning rate. No checkpoint was due' in said.out
   now = results(finished)
@@ -409,7 +409,7 @@ def test_a_generator_that_diverges_leaves_real_images(finished, diverging,
   assert list(entry['arms']) == ['real', 'standard']
   assert entry['missing'] == dict.fromkeys(
       ('add_100', 'standard_add_100', 'replace_50'),
-      '2 of 2 runs: generate cgan, step 2: d_loss is nan')
+      'lacks 2 of 2 runs: generate cgan, step 2: d_loss is nan')
   assert now['pools'] == now['generators'] == {}
   for failed in (finished / 'generate').glob('*.failed'):
     failed.unlink()
@@ -476,8 +476,8 @@ def test_what_kills_its_process_comes_last(undisturbed, finished):
   assert hole['why'] == ('2 processes in a row were killed in it before they '
                          'saved a step')
   assert now['classifiers']['cnn']['missing'] == {
-      'standard': f'1 of 2 runs: classify cnn.standard.0: {hole["why"]}',
-      'standard_add_100': 'it is compared with standard, which is missing'}
+      'standard': f'lacks 1 of 2 runs: classify cnn.standard.0: {hole["why"]}',
+      'standard_add_100': 'is compared with standard, which is missing'}
   assert 'Classify cnn.standard.0 failed' in (
       finished / 'report.html').read_text()
   # Whoever did that may have gone: it is tried again, and leaves no trace.

@@ -148,7 +148,7 @@ def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
   # Nor has an arm that is compared with it.
   assert entry['missing'] == {
       'a': '1 of 4 runs: step 3',
-      'b': 'it is compared with a, which is missing'}
+      'b': 'is compared with a, which is missing'}
   assert list(entry['arms']) == ['real', 'c']
   p = whole['arms']['c']['p']
   assert entry['arms']['c']['p'] == p
