@@ -4,7 +4,7 @@ import importlib
 import pathlib
 import sys
 
-from jaxaug.core import command, errors, interrupts
+from jaxaug.core import errors, exit_status, interrupts
 
 
 def _commands() -> dict[str, str]:
@@ -37,7 +37,7 @@ def main(argv=None) -> int:
     with interrupts.deferred(fragile=True):
       loaded.append(importlib.import_module(f'jaxaug.commands.{name}'))
     interrupts.check()
-  return command.outcome(f'jaxaug {name}', load) or loaded[0].main(rest)
+  return exit_status.of(f'jaxaug {name}', load) or loaded[0].main(rest)
 
 
 def script():

@@ -12,8 +12,8 @@ import typing
 import numpy as np
 
 from jaxaug.core import (
-  command,
   errors,
+  exit_status,
   files,
   interrupts,
   memory,
@@ -332,9 +332,9 @@ def _table(title: str, rows: list[dict]):
 
 
 def main(argv=None) -> int:
-  """Returns the exit status, see core/command.py."""
+  """Returns the exit status, see core/exit_status.py."""
   memory.keep()
-  return command.outcome('jaxaug evaluate', lambda: _main(
+  return exit_status.of('jaxaug evaluate', lambda: _main(
       sys.argv[1:] if argv is None else argv))
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from jaxaug.core import command, errors, files, interrupts
+from jaxaug.core import errors, exit_status, files, interrupts
 from jaxaug.data import images, pools
 
 COLUMNS = ('file', 'label', 'class', 'generator', 'batch', 'row')
@@ -78,7 +78,7 @@ def to_npz(pool: pools.Pool, out: pathlib.Path):
 
 
 def main(argv=None) -> int:
-  """Returns the exit status, see core/command.py."""
+  """Returns the exit status, see core/exit_status.py."""
   parser = argparse.ArgumentParser(
       prog='jaxaug export',
       description='Writes a pool as PNG files with labels.csv, or as one npz.')
@@ -94,7 +94,7 @@ def main(argv=None) -> int:
     write(pool, out)
     print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: '
           f'{out}')
-  return command.outcome('jaxaug export', work)
+  return exit_status.of('jaxaug export', work)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
 """Prepares a TFDS set: jaxaug prepare NAME [--data_dir=DIR]."""
 import argparse
 
-from jaxaug.core import command, interrupts
+from jaxaug.core import exit_status, interrupts
 
 
 def main(argv=None) -> int:
-  """Returns the exit status, see core/command.py."""
+  """Returns the exit status, see core/exit_status.py."""
   parser = argparse.ArgumentParser(
       prog='jaxaug prepare',
       description='Downloads a TFDS set and prepares it for '
@@ -22,7 +22,7 @@ def main(argv=None) -> int:
   def work():
     from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
     print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
-  return command.outcome('jaxaug prepare', work)
+  return exit_status.of('jaxaug prepare', work)
 
 
 if __name__ == '__main__':

@@ -7,8 +7,7 @@ import pathlib
 import shlex
 import sys
 
-from jaxaug.core import command as commands
-from jaxaug.core import errors, interrupts
+from jaxaug.core import errors, exit_status, interrupts
 
 # As in jaxaug.study.run, which imports jax.
 STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'quality',
@@ -149,8 +148,8 @@ def main(argv=None, called: str = 'jaxaug run') -> int:
   prog, command = called.removeprefix('python '), f'{called} {shlex.join(argv)}'
   if chosen := os.environ.get('JAXAUG_CONVOLUTIONS'):
     command = f'JAXAUG_CONVOLUTIONS={shlex.quote(chosen)} {command}'
-  return commands.outcome(prog, lambda: _run(argv, prog, command),
-                          f'; this continues:\n{command}')
+  return exit_status.of(prog, lambda: _run(argv, prog, command),
+                        f'; this continues:\n{command}')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jaxaug.core import command, interrupts
+from jaxaug.core import exit_status, interrupts
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Python sees no signal within the one call, as within XLA's compiler.
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_c_too():
 
 _IN_IMPORT = """
 import os, signal, sys
-from jaxaug.core import command, interrupts
+from jaxaug.core import exit_status, interrupts
 def act():
   with interrupts.deferred(fragile=sys.argv[1] == 'fragile'):
     try:
@@ -129,7 +129,7 @@ def act():
       print('goes on')
     except BaseException as e:
       raise ImportError('numpy: failed') from None
-sys.exit(command.outcome('prog', act, '; last words'))
+sys.exit(exit_status.of('prog', act, '; last words'))
 """
 
 
@@ -147,7 +147,7 @@ def test_an_error_that_no_signal_made_is_told(capsys):
   def act():
     raise ImportError('numpy: failed')
   with pytest.raises(ImportError):
-    command.outcome('prog', act)
+    exit_status.of('prog', act)
 
 
 def test_what_a_shell_has_ignore_is_heard():

@@ -5,7 +5,7 @@ import sys
 from jaxaug.core import errors, interrupts
 
 
-def outcome(prog: str, act, last_words: str = '') -> int:
+def of(prog: str, act, last_words: str = '') -> int:
   """Returns the exit status of `act()`, or what that returns if not None.
 
   0; 2 for a mistake, told in one line; 128 + signal for a stop.
