@@ -85,10 +85,11 @@ def _holes(out, prog: str) -> bool:
     print(f'{prog}: failed: {failures.words(failure)}; what does not need it '
           f'has ended. To try it again, delete {failure["file"]}',
           file=sys.stderr)
-  missing = {(name, arm): why for name, entry in (
-      out.results or {'classifiers': {}})['classifiers'].items()
-             for arm, why in entry['missing'].items()}
-  for (name, arm), why in missing.items():
+  from jaxaug.study.report import words
+  classifiers = out.results['classifiers'] if out.results else {}
+  missing = [(name, arm, why) for name, entry in classifiers.items()
+             for arm, _, why in words.without_verdict(entry)]
+  for name, arm, why in missing:
     print(f'{prog}: no verdict on {arm} of {name}: {why}', file=sys.stderr)
   return bool(out.failures or missing)
 

@@ -55,7 +55,7 @@ def net():
         f'the memory is used up ({e}); expected less at once: smaller batches, '
         'sizes or counts.', Failure('the memory is used up', again=True)) from e
   except RuntimeError as e:  # So do jax's own come.
-    if 'RESOURCE_EXHAUSTED' not in str(e):
+    if not re.search('RESOURCE_EXHAUSTED|Out of memory', str(e)):
       raise
     raise InputError(
         f'the memory of the device is used up ({str(e).splitlines()[0]}); '

@@ -15,18 +15,27 @@ def of(prog: str, act, last_words: str = '') -> int:
     act: does the work.
     last_words: what is said after a stop.
   """
+  for stream in sys.stdout, sys.stderr:
+    # A name of a file may be what no terminal can show.
+    getattr(stream, 'reconfigure', lambda **how: None)(
+        errors='backslashreplace')
   with interrupts.listening(last_words):
     try:
-      with errors.net():
-        return act() or 0
-    except errors.InputError as e:
-      print(f'{prog}: {e}', file=sys.stderr)
-      return 2
+      try:
+        with errors.net():
+          return act() or 0
+      except errors.InputError as e:
+        print(f'{prog}: {e}', file=sys.stderr)
+        return 2
     except (Exception, interrupts.Interrupted, KeyboardInterrupt) as e:
-      interrupts.settle()
-      if isinstance(e, Exception) and not interrupts.raised():
-        raise
-      signum = getattr(e, 'signum', None) or interrupts.raised() or (
-          signal.SIGINT)
-      print(interrupts.stopped(signum), end='', file=sys.stderr)
-      return 128 + signum
+      with interrupts.deferred(fragile=True):
+        return _stopped(e)
+
+
+def _stopped(e: BaseException) -> int:
+  interrupts.settle()
+  if isinstance(e, Exception) and not interrupts.raised():
+    raise e
+  signum = getattr(e, 'signum', None) or interrupts.raised() or signal.SIGINT
+  print(interrupts.stopped(signum), end='', file=sys.stderr)
+  return 128 + signum

@@ -346,8 +346,9 @@ def _sealed(final) -> dict:
     value = json.loads((pathlib.Path(final) / 'manifest.json').read_bytes())
     if value.keys() >= {'commit', 'seconds'} and 'sha256' not in value:
       raise errors.InputError(
-          f'{final}: was made by another version of jaxaug, without digests; '
-          'expected one that this version made.')
+          f'{final}: was made by another version of jaxaug, without digests, '
+          'or is damaged; expected one that this version made: delete it, and '
+          'the command that made it makes it again.')
     if value.pop('sha256') != _sha256_of(value):
       raise ValueError
     return value

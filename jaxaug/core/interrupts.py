@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 
 class Interrupted(BaseException):
@@ -45,12 +46,6 @@ def _handle(signum, frame):
   raise Interrupted(_asked[-1])
 
 
-def _end(signum: int):
-  """Ends the process from wherever it is."""
-  os.write(2, stopped(signum).encode())
-  os._exit(128 + signum)
-
-
 def settle():
   """To be called where `Interrupted` has arrived: it does not come again."""
   signal.setitimer(signal.ITIMER_REAL, 0)
@@ -63,24 +58,26 @@ def listening(last_words: str = ''):
 
   Python sees no signal while a long call of C is under way, such as XLA's
   compiler. So a thread hears them too: it says that a first one waits, and
-  ends the process soon after a second.
+  ends the process soon after a second. For the main thread.
 
   Args:
     last_words: what such an end says after the signal's number.
   """
+  ours, theirs = socket.socketpair()
+  theirs.setblocking(False)
+  # First, for it fails on another thread.
+  woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
   before = {signum: signal.getsignal(signum)
             for signum in (*_SIGNALS, signal.SIGALRM)}
+  kept = [*map(list, (_asked, _raised, _last_words))]
   say = sys.unraisablehook
   def quiet(lost):
     if not isinstance(lost.exc_value, Interrupted):  # Which comes again.
       say(lost)
   sys.unraisablehook = quiet
-  ours, theirs = socket.socketpair()
-  theirs.setblocking(False)
-  _last_words[:] = [last_words]
+  _asked[:], _raised[:], _last_words[:] = (), (), (last_words,)
   watcher = threading.Thread(target=_watch, args=(ours,), daemon=True)
   watcher.start()
-  woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
   for signum in before:
     signal.signal(signum, _handle)
   try:
@@ -94,8 +91,11 @@ def listening(last_words: str = ''):
     watcher.join()
     ours.close()
     sys.unraisablehook = say
-    _asked.clear()
-    _raised.clear()
+    _asked[:], _raised[:], _last_words[:] = kept
+
+
+# A child would write the signals that it gets to its parent's thread.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def stopped(signum: int) -> str:
@@ -103,26 +103,38 @@ def stopped(signum: int) -> str:
   return f'\nstopped by signal {signum}{"".join(_last_words)}\n'
 
 
+def _tell(text: str):
+  with contextlib.suppress(OSError):  # There may be no reader any more.
+    os.write(2, text.encode(errors='backslashreplace'))
+
+
+def _end(signum: int):
+  """Ends the process from wherever it is."""
+  _tell(stopped(signum))
+  os._exit(128 + signum)
+
+
 def _watch(heard: socket.socket):
   """Reads the numbers of signals until the other end is closed."""
-  count, wait, signum = 0, None, 0
+  signum, count, until = 0, 0, None
   while True:
-    heard.settimeout(wait)
+    heard.settimeout(until and max(until - time.monotonic(), .001))
     try:
       got = heard.recv(1)
     except TimeoutError:
-      if count == 1:
-        os.write(2, f'\nsignal {signum}: stops after the step under way; a '
-                    'second one stops at once\n'.encode())
-        wait = None
-        continue
-      _end(signum)
+      if count > 1:
+        _end(signum)
+      _tell(f'\nsignal {signum}: stops after the step under way; a second one '
+            'stops at once\n')
+      until = None
+      continue
     if not got:
       return
     if got[0] in _SIGNALS:
       signum = got[0]
       count += 1
-      wait = _SOON if count == 1 else _GRACE
+      if count <= 2:  # More of them do not make it later.
+        until = time.monotonic() + (_SOON if count == 1 else _GRACE)
 
 
 @contextlib.contextmanager

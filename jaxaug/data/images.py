@@ -187,9 +187,12 @@ def one_size(sizes: collections.Counter, where: str,
 
 
 def check_size(count: int, shape: tuple[int, int, int], where: str):
-  """Raises InputError where there is no memory for so many images."""
+  """Raises InputError where there is no memory for so many images.
+
+  That is for them one by one, stacked, and once more in their splits.
+  """
   height, width, channels = shape
-  memory.check(where, count * height * width * channels,
+  memory.check(where, 3 * count * height * width * channels,
                f'{count} images of {height}x{width}')
 
 

@@ -127,7 +127,7 @@ def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
     return types.ImageSet(count)
   file = cache and cache / (
       files.digest([digest, extractor.identity, wanted]) + '.npz')
-  if file and (found := _read(file)):
+  if file and (found := _read(file, wanted)):
     return found
   found = _extract(extractor, batches, count, wanted, title)
   if file:
@@ -191,20 +191,24 @@ def _write(file: pathlib.Path, found: types.ImageSet):
             if getattr(found, name) is not None}
   if found.moments is not None:
     arrays |= found.moments._asdict()
-  files.save_npz(file, count=found.count, **arrays)
+  files.save_npz(file, count=found.count, key=file.stem, **arrays)
 
 
-def _read(file: pathlib.Path) -> types.ImageSet | None:
-  """Returns what `_write` wrote, or None where it is missing or damaged."""
+def _read(file: pathlib.Path, wanted) -> types.ImageSet | None:
+  """Returns what `_write` wrote; None where that is missing or damaged, or of
+  other images."""
   if not file.exists():
     return None
   try:
     arrays = files.load_npz(file)
+    if arrays['key'] != file.stem:
+      return None
     statistics = types.Moments(arrays['mean'], arrays['covariance']) if (
-        'mean' in arrays) else None
-    return types.ImageSet(int(arrays['count']), statistics,
-                          arrays.get('features'), arrays.get('logits'))
-  except (errors.InputError, KeyError):
+        'moments' in wanted) else None
+    return types.ImageSet(int(arrays['count']), statistics, *(
+        arrays[name] if name in wanted else None
+        for name in ('features', 'logits')))
+  except (errors.InputError, LookupError, ValueError, TypeError):
     return None  # It is written anew.
 
 

@@ -248,8 +248,10 @@ def _data_set(spec, resize, where) -> Source:
     dataset = registry.find('datasets', 'tfds').load(
         name=name, train_split=split, test_split='')
     part = dataset.train
-  return _in_memory(spec, 'data set', np.asarray(part.images),
-                    np.asarray(part.labels), dataset.class_names, resize)
+  labels = reading.numbered(np.asarray(part.labels), len(dataset.class_names),
+                            f'{where}: {spec}')
+  return _in_memory(spec, 'data set', np.asarray(part.images), labels,
+                    dataset.class_names, resize)
 
 
 def _own_sets() -> dict:

@@ -333,7 +333,7 @@ def _details(each: np.ndarray, alpha: float, tests: int,
 
 def compare(runs: dict, baseline: str, alpha: float = 0.05,
             lower_is_better: bool = True, against: dict | None = None,
-            folds: int = 1, details: bool = True, planned: int = 0) -> dict:
+            folds: int = 1, details: bool = True, missing=()) -> dict:
   """Compares every arm with the baseline, corrected over the arms.
 
   Under cross-validation the runs of a fold share its test images, so they
@@ -350,7 +350,8 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
     folds: parts of a cross-validation; the numbers stand fold by fold, as
       many runs in each. 1 for runs on one split.
     details: False leaves out what the verdict does not need (see Returns).
-    planned: comparisons of the family, if more than there are.
+    missing: arms that have no numbers. They count among the tests that p is
+      corrected for; what is compared with one has the verdict 'not compared'.
 
   Returns:
     arm -> mean, std, n, baseline, difference, error, low, high, p,
@@ -371,12 +372,13 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
   against = {arm: (against or {}).get(arm, baseline)
              for arm in runs if arm != baseline}
   for other in (baseline, *against.values()):
-    if other not in runs:
+    if other not in runs and other not in missing:
       raise errors.InputError(
           f'stats: the baseline {other!r} is no arm; expected one of '
           f'{", ".join(runs)}.{errors.nearest(other, runs)}')
+  planned = len({*runs, *missing} - {baseline})
   tests = {arm: paired(runs[arm], runs[other], alpha, ratio)
-           for arm, other in against.items()}
+           for arm, other in against.items() if other in runs}
   corrected = dict(zip(tests, holm([t['p'] for t in tests.values()],
                                    planned),
                        strict=True))
@@ -385,11 +387,14 @@ def compare(runs: dict, baseline: str, alpha: float = 0.05,
          for arm, values in runs.items()}
   for arm, other in against.items():
     row = out[arm]
-    row |= tests[arm] | {'baseline': other, 'p_corrected': corrected[arm]}
+    row |= {'baseline': other, 'verdict': 'not compared'}
+    if arm not in tests:
+      continue
+    row |= tests[arm] | {'p_corrected': corrected[arm]}
     row['verdict'] = verdict(
         row['difference'], row['low'], row['high'], row['p_corrected'],
         row['n'], alpha, lower_is_better)
     if details:
-      row |= _details(_differences(runs[arm], runs[other]), alpha,
-                      max(planned, len(tests)), ratio)
+      row |= _details(_differences(runs[arm], runs[other]), alpha, planned,
+                      ratio)
   return out

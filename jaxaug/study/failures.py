@@ -24,6 +24,7 @@ def _beside(task: tasks.Task, ending: str) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, value: dict):
+  value = value | {'of': path.name}
   text = json.dumps(value, sort_keys=True)
   with files.writing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,12 +33,14 @@ def _write(path: pathlib.Path, value: dict):
 
 
 def _read(path: pathlib.Path) -> dict | None:
-  """Returns what `_write` wrote; None where it is missing or damaged: then the
-  task is tried again, and nothing is lost."""
+  """Returns what `_write` wrote; None where it is missing, damaged or another
+  task's: then the task is tried again, and nothing is lost."""
   try:
     value = json.loads(path.read_bytes())
     sha = value.pop('sha256')
     text = json.dumps(value, sort_keys=True)
+    if value['of'] != path.name:
+      return None
   except (OSError, ValueError, LookupError, AttributeError, TypeError,
           RecursionError):
     return None
@@ -70,7 +73,7 @@ def attempt(task: tasks.Task):
   try:
     with errors.net():
       task.work()
-    failed.unlink(missing_ok=True)
+    files.remove(failed)
   except errors.InputError as e:
     if not e.failure:
       raise
@@ -79,7 +82,7 @@ def attempt(task: tasks.Task):
                     'time': _now(), 'again': again})
     console.say(f'failed: {e}')
   finally:  # But for a kill: what Python can end is no death.
-    begun.unlink(missing_ok=True)
+    files.remove(begun)
 
 
 def _deaths(task: tasks.Task) -> int:

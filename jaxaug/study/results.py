@@ -171,13 +171,15 @@ def _classifiers(study: tasks.Study) -> dict:
         alpha=config['alpha'], classes=study.spec.num_classes,
         folds=len(study.folds), missing=missing,
         minority=tuple(names.index(n) for n in config['minority']))
-    kept = [arm for arm in study.arms if arm.name in entry['arms']]
-    for arm in kept:
-      row = entry['arms'][arm.name]
-      # Mixed into every real one, with partners.
-      row['generated'] = row['synthetic'] > 0 or arm.with_partners
-    entry['ratios'] = verdicts.ratios(kept, entry, config['alpha'])
-    out[name] = {'model': block['model']} | entry
+    for arm in study.arms:
+      row = (entry['arms'] | entry['missing'])[arm.name]
+      # Mixed into every real one, with partners; a pool may add nothing.
+      row['generated'] = bool(arm.pool) and (
+          arm.with_partners or row.get('synthetic', 1) > 0)
+    entry['ratios'] = verdicts.ratios(
+        [arm for arm in study.arms if arm.name in entry['arms']], entry,
+        config['alpha'])
+    out[name] = entry | {'model': block['model']}
   return out
 
 

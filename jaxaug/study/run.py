@@ -164,7 +164,7 @@ def run(config: dict, workdir, *, stage: str = 'all',
         # With the rest on the disk, whatever becomes of them.
         out = _go(study, last, command, deadly=True)
     except errors.InputError as e:
-      if not e.full:
+      if not e.full or not str(e).startswith(str(workdir.absolute())):
         raise
       raise errors.InputError(
           f'{e} This study still needs about {study.room() / 2**20:,.0f} MB.'

@@ -126,50 +126,49 @@ def classifier(finished: dict[str, list], descriptions: dict[str, str], *,
     folds: parts of a cross-validation; 1 for one test split.
     minority: numbers of the classes that minority_accuracy looks at.
     missing: arm -> why it lacks runs. It gets no verdict, for those that ended
-      are not any runs; nor does an arm that is compared with it. They count
-      among the tests that p is corrected for.
+      are not any runs; nor does an arm that is compared with it.
 
   Returns:
-    Its words and facts; 'arms', name -> row, and 'missing', name -> why.
+    Its words and facts; 'arms', name -> row, and 'missing', name -> 'why':
+    those of `missing`, and arms with predictions that are not finite or for
+    which `metric` is not defined.
   """
   blocks = metrics(metric, minority)
-  missing = dict(missing or {})
+  failed, missing = bool(missing), dict(missing or {})
   runs = {arm: [_run(run, blocks, classes, minority) for run in each]
           for arm, each in finished.items()}
+  for arm, each in finished.items():
+    for i, run in enumerate(each):
+      if not np.isfinite(run.logits).all():
+        # They would all be of the first class, and a number like any other.
+        failed = missing[arm] = f'predictions of run {i} are not finite'
   rows = {arm: _arm(descriptions[arm], each, blocks, metric, folds)
-          for arm, each in runs.items()}
+          for arm, each in runs.items() if arm not in missing}
   for arm, entry in rows.items():
     if None in entry['values']:
       missing[arm] = (f'{metric} of run {entry["values"].index(None)} is not a '
                       'number')
-  if rows and missing.keys() >= rows.keys():
+  if rows and not failed and missing.keys() >= rows.keys():
     arm = next(iter(rows))
     raise errors.InputError(
         f'config.metric: {missing[arm]} in the arm {arm!r}, nor in any other; '
         'expected trainings that do not diverge (a lower learning_rate), and '
         'images of every class that the metric looks at.')
-  for arm in descriptions:
-    other = against.get(arm, baseline)
-    if other in missing:
-      missing.setdefault(arm, f'is compared with {other}, which is missing')
   rows = {arm: row for arm, row in rows.items() if arm not in missing}
   number = blocks[metric].VALUES[metric]
-  out = {'baseline': baseline, 'metric': metric, **_words(number),
-         'folds': folds, 'arms': rows, 'missing': missing}
-  if not rows:
-    return out
   compared = stats.compare({arm: entry['values'] for arm, entry in
                             rows.items()}, baseline, alpha,
-                           number.lower_is_better,
-                           {arm: other for arm, other in against.items()
-                            if arm in rows}, folds,
-                           planned=len(descriptions) - 1)
+                           number.lower_is_better, against, folds,
+                           missing=missing)
   for arm, row in compared.items():
-    rows[arm] |= row | {'mcnemar': None if arm == baseline else _mcnemar(
-        runs[arm], runs[row['baseline']])}
+    rows[arm] |= row | {'mcnemar': None if row['difference'] is None else
+                        _mcnemar(runs[arm], runs[row['baseline']])}
   # The network is the same in every arm and run.
-  first = runs[baseline][0]
-  return {k: first[k] for k in ('model', 'parameters', 'steps')} | out
+  first = next(iter(runs.values()))[0] if rows else {}
+  return {k: first.get(k) for k in ('model', 'parameters', 'steps')} | {
+      'baseline': baseline, 'metric': metric, **_words(number),
+      'folds': folds, 'arms': rows,
+      'missing': {arm: {'why': why} for arm, why in missing.items()}}
 
 
 def across(classifiers: dict, alpha: float) -> dict:
@@ -180,8 +179,8 @@ def across(classifiers: dict, alpha: float) -> dict:
     alpha: intervals cover 1 - alpha.
 
   Returns:
-    arm that none is missing -> what stats.mixed gives, and p_corrected, Holm's
-    over all arms; {} for a single classifier.
+    arm that all of them compare -> what stats.mixed gives, and p_corrected,
+    Holm's over all arms; {} for a single classifier.
   """
   if len(classifiers) < 2:
     return {}
@@ -189,8 +188,8 @@ def across(classifiers: dict, alpha: float) -> dict:
   folds = first['folds']
   out = {}
   for arm, row in first['arms'].items():
-    if arm != first['baseline'] and all(
-        arm in c['arms'] for c in classifiers.values()):
+    if all(arm in c['arms'] and c['arms'][arm]['difference'] is not None
+           for c in classifiers.values()):
       out[arm] = stats.mixed({
           name: _over_folds(np.subtract(
               c['arms'][arm]['values'],
@@ -199,7 +198,7 @@ def across(classifiers: dict, alpha: float) -> dict:
                              stats.test_share(folds))
   corrected = stats.holm(
       [row['p'] for row in out.values()],
-      len(first['arms']) + len(first['missing']) - 1)
+      len({*first['arms'], *first['missing']} - {first['baseline']}))
   return {arm: row | {'p_corrected': p}
           for (arm, row), p in zip(out.items(), corrected, strict=True)}
 

@@ -124,7 +124,8 @@ def _save(manager, step, state, extra):
   # from reusing a donated buffer.
   return manager.save(step, args=args.Composite(
       state=args.StandardSave(state), extra=args.JsonSave(extra),
-      checksum=args.JsonSave({'crc32': _checksum(state)})))
+      checksum=args.JsonSave({'crc32': _checksum(state),
+                              'extra': files.digest(extra)})))
 
 
 def _checksum(state) -> int | None:
@@ -181,6 +182,8 @@ def _read(path, like):
   expected = item.checksum['crc32']
   if expected is not None and expected != _checksum(item.state):
     raise ValueError('its arrays are not those that were saved')
+  if item.checksum['extra'] != files.digest(item.extra):
+    raise ValueError('its numbers are not those that were saved')
   return item.state, item.extra
 
 

@@ -361,6 +361,7 @@ def train(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
   logits, error, _ = programs.evaluate(
       chosen, *_batched(test.images, test.labels))
   ends = jax.device_get((chosen, logits, error, best))
+  loop.check_finite(title, ends[:2], steps)
   facts = {'model': net.model, 'parameters': count, 'steps': steps,
            'spec': list(net.spec), 'arguments': dict(net.arguments),
            'devices': mesh.describe(devices), 'seconds': seconds / len(jobs)}

@@ -107,6 +107,21 @@ def _check(pending, step: int, axis: bool, title: str,
   return values
 
 
+def check_finite(title: str, tree, step: int):
+  """Refuses what a training ends in where it is not all finite.
+
+  No loss tells of the last step's update.
+
+  Raises:
+    InputError: with a Failure.
+  """
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(tree)):
+    raise errors.InputError(
+        f'{title}: after step {step}: the weights, or what they predict, are '
+        'not finite. Expected a training that does not diverge: lower the '
+        'learning rate.', errors.Failure('the weights are not finite', step))
+
+
 def _kept(folder) -> str:
   kept = folder / 'checkpoints'
   return (f'The last good checkpoint stays in {kept}.' if kept.exists() else
@@ -163,7 +178,7 @@ def run(step, batches, state, hook_state, *, steps: int, folder, title: str,
     begun -= extra['seconds']
     state, hook_state = tree['state'], tree['hook_state']
     console.say(f'{title}: continues after step {start} of {steps}')
-  metrics_log.truncate(folder, start, extra and extra.get('log'))
+  metrics_log.truncate(folder, start, extra and extra['log'])
   writer, ended = metrics_log.writer(folder), _ended(hook_state)
   axis = steps_per_call > 1
   try:

@@ -150,6 +150,59 @@ def test_an_error_that_no_signal_made_is_told(capsys):
     exit_status.of('prog', act)
 
 
+def test_more_signals_do_not_make_the_end_later():
+  with _launched(2_000_000_000) as child:
+    begun = time.monotonic()
+    while child.poll() is None and time.monotonic() - begun < 20:
+      child.send_signal(signal.SIGINT)
+      time.sleep(.5)
+    assert child.wait(1) == 130
+
+
+def test_an_end_that_nobody_reads_of():
+  """As where the same Ctrl-C has ended `| tee log`."""
+  with _launched(2_000_000_000) as child:
+    child.stderr.close()
+    for _ in range(2):
+      child.send_signal(signal.SIGTERM)
+      time.sleep(.2)
+    assert child.wait(20) == 143
+
+
+def test_another_thread_is_told_and_nothing_stays(fresh):
+  hook, found = sys.unraisablehook, []
+  def listen():
+    try:
+      with interrupts.listening():
+        pass
+    except ValueError as e:
+      found.append(str(e))
+  thread = threading.Thread(target=listen)
+  thread.start()
+  thread.join()
+  assert 'main thread' in found[0] and sys.unraisablehook is hook
+
+
+def test_one_inside_another(fresh):
+  with pytest.raises(interrupts.Interrupted), interrupts.listening('outer'):
+    with interrupts.deferred():
+      signal.raise_signal(signal.SIGTERM)
+      with interrupts.listening('inner'):
+        assert interrupts.asked() is None
+        assert interrupts.stopped(15) == '\nstopped by signal 15inner\n'
+      assert interrupts.asked() == signal.SIGTERM
+      assert interrupts.stopped(15) == '\nstopped by signal 15outer\n'
+    interrupts.check()
+
+
+def test_a_forked_child_has_its_own_signals(fresh):
+  with interrupts.listening():
+    pid = os.fork()
+    if not pid:
+      os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
 def test_what_a_shell_has_ignore_is_heard():
   """As of a job in the background: `nohup jaxaug run ... &`."""
   with _launched(1_000_000, preexec_fn=lambda: signal.signal(

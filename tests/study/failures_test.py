@@ -87,7 +87,7 @@ class _Kill(Exception):
 
 def _killed(task, monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(pathlib.Path, 'unlink', lambda *args, **how: None)
+    patch.setattr(files, 'remove', lambda path: None)
     with pytest.raises(_Kill):
       failures.attempt(task._replace(work=_raising(_Kill())))
 
@@ -144,3 +144,18 @@ def test_runs_that_train_together_fail_together(tmp_path):
   assert failures.settled(two)
   assert failures.of(two)['file'] == str(tmp_path / 'classify' /
                                          'together-9.failed')
+
+
+def test_a_record_of_another_task_or_kind_is_none(tmp_path):
+  task, other = _task(tmp_path, _raising(_BAD)), _task(tmp_path, name='other')
+  failures.attempt(task)
+  path = pathlib.Path(failures.of(task)['file'])
+  for place in (path.with_suffix('.begun'),
+                path.with_name(f'{other.folder.final.name}.failed')):
+    place.write_bytes(path.read_bytes())
+  assert failures.of(other) is None and not failures.settled(other)
+  path.unlink()
+  assert failures.of(task) is None and not failures.deadly(task)
+  path.mkdir()  # As somebody may.
+  failures.attempt(_task(tmp_path))
+  assert not list(tmp_path.rglob('cnn.*ed'))

@@ -319,8 +319,13 @@ def _without(results, *arms, why='1 of 5 runs: classify net0.arm1.3, step 7'):
   """Takes arms out of a study, as if a task of theirs had failed."""
   first = results['classifiers']['net0']
   for arm in arms:
-    del first['arms'][arm]
-    first['missing'][arm] = why
+    row = first['arms'].pop(arm)
+    first['missing'][arm] = {'why': why, 'generated': row['generated']}
+  for row in first['arms'].values():
+    if row.get('baseline') in arms:  # As stats.compare leaves it.
+      row |= {k: None for k in ('difference', 'low', 'high', 'error', 'p',
+                                'p_corrected', 'mcnemar', *stats._DETAILS)}
+      row['verdict'] = 'not compared'
   results['failures'] = [{
       'unit': 'net0.arm1.3', 'phase': 'classify', 'step': 1234,
       'time': '2026-01-02T03:04:05Z', 'why': 'train_loss is nan'}]
@@ -335,25 +340,46 @@ def test_a_hole_is_shown(classifiers):
           'train_loss is nan.') in page.text
   assert 'arm1 (1 of 5 runs: classify net0.arm1.3, step 7)' in page.text
   # Of the four arms, arm1 and arm3 have generated images.
-  assert page.text.count('missing') >= 2
+  assert 'Adding 3: helps' in page.text
+  assert ('of them: arm1.' in page.words) == (classifiers == 2)
+  assert 'runs that happened to end are not any runs' in page.words
+  assert 'happened to end' not in plain().words
 
 
-def test_a_hole_in_place_of_the_baseline(monkeypatch):
-  alone = check(_without(sample(), *(f'arm{i}' for i in range(4))))
-  assert 'The baseline arm0 is missing' in alone.text
-  both = sample(classifiers=2)
-  page = check(_without(both, *(f'arm{i}' for i in range(4))))
-  assert 'The baseline arm0 is missing' in page.text
-  assert 'adding 1' in page.text  # The other classifier has its rows.
-  text = terminal(both, 100)
-  assert 'missing' in text and 'classify net0.arm1.3' in text
-
-
-def test_every_arm_with_generated_images_is_missing():
-  results = _without(sample(), 'arm1', 'arm3')
+@pytest.mark.parametrize('gone', [['arm0'], [f'arm{i}' for i in range(4)]])
+@pytest.mark.parametrize('classifiers', [1, 2])
+def test_a_hole_in_place_of_the_baseline(gone, classifiers):
+  results = _without(sample(classifiers=classifiers), *gone)
   page = check(results)
-  assert 'The arms with generated images are missing' in page.text
-  assert 'nothing to compare' not in page.text
+  assert 'No arm with generated images has a verdict' in page.text
+  text = terminal(results, 100)
+  assert 'missing' in text and 'classifynet0.arm1.3' in ''.join(text.split())
+  if len(gone) == 1:  # What ended is shown as it is.
+    assert 'arm3 (is compared with arm0, which is missing)' in page.text
+    for arm in ('arm1', 'arm2', 'arm3'):
+      row = results['classifiers']['net0']['arms'][arm]
+      assert f'{100 * row["mean"]:.2f}' in page.text
+    assert 'not compared' in text
+  if classifiers == 2:
+    assert 'helps' in page.text and 'helps' in text
+    assert not results['across']
+
+
+@pytest.mark.parametrize('gone, words', [
+    (['arm1', 'arm3'], 'No arm with generated images has a verdict'),
+    (['arm2'], 'Generated images help in 2 of the 2 arms that have them.'),
+    (['arm1'], 'Adding 3: helps')])
+def test_the_answer_says_what_is_missing(gone, words):
+  page = check(_without(sample(), *gone))
+  assert words in page.words and 'nothing to compare' not in page.text
+
+
+def test_a_missing_arm_without_generated_images_is_not_one_with_them():
+  results = _without(sample(arms=3), 'arm2')
+  for row in results['classifiers']['net0']['arms'].values():
+    row['generated'] = False
+  page = check(results)
+  assert 'No arm with generated images was compared' in page.text
 
 
 def test_equal_errors_everywhere():

@@ -409,7 +409,8 @@ def test_a_generator_that_diverges_leaves_real_images(finished, diverging,
   assert list(entry['arms']) == ['real', 'standard']
   assert entry['missing'] == dict.fromkeys(
       ('add_100', 'standard_add_100', 'replace_50'),
-      'lacks 2 of 2 runs: generate cgan, step 2: d_loss is nan')
+      {'generated': True, 'why': 'lacks 2 of 2 runs: generate cgan, step 2: '
+                                 'd_loss is nan'})
   assert now['pools'] == now['generators'] == {}
   for failed in (finished / 'generate').glob('*.failed'):
     failed.unlink()
@@ -437,7 +438,7 @@ def test_a_baseline_that_diverges(finished):
   entry = results(finished)['classifiers']['cnn']
   assert entry['arms'] == {} and len(entry['missing']) == 5
   assert len(results(finished)['failures']) == 10
-  assert 'The baseline real is missing' in (
+  assert 'No arm with generated images has a verdict' in (
       finished / 'report.html').read_text()
 
 
@@ -476,8 +477,10 @@ def test_what_kills_its_process_comes_last(undisturbed, finished):
   assert hole['why'] == ('2 processes in a row were killed in it before they '
                          'saved a step')
   assert now['classifiers']['cnn']['missing'] == {
-      'standard': f'lacks 1 of 2 runs: classify cnn.standard.0: {hole["why"]}',
-      'standard_add_100': 'is compared with standard, which is missing'}
+      'standard': {'generated': False, 'why': 'lacks 1 of 2 runs: classify '
+                   f'cnn.standard.0: {hole["why"]}'}}
+  assert now['classifiers']['cnn']['arms']['standard_add_100']['verdict'] == (
+      'not compared')
   assert 'Classify cnn.standard.0 failed' in (
       finished / 'report.html').read_text()
   # Whoever did that may have gone: it is tried again, and leaves no trace.

@@ -114,24 +114,39 @@ def test_arms_that_saw_other_test_images_are_refused(tmp_path):
         against={}, alpha=.05, classes=3)
 
 
-def test_a_diverged_run_spoils_its_probabilities_only(tmp_path):
+def test_a_diverged_network_has_no_number(tmp_path):
+  """Without a look at its predictions it would say the first class, always."""
   labels = [np.array([0, 1, 2])] * 3
   bad = np.full((3, 3), np.nan, np.float32)
   finished = _finished(tmp_path, {'real': [np.eye(3)] * 3,
                                 'a': [np.eye(3), bad, np.eye(3)]}, labels)
   given = {'baseline': 'real', 'against': {}, 'alpha': .05, 'classes': 3}
-  row = verdicts.classifier(finished, {'real': '', 'a': ''}, metric='error',
-                            **given)['arms']['a']
-  assert row['values'] == [0, 2 / 3, 0]
-  assert row['metrics']['mse']['mean'] is None
-  assert row['metrics']['mse']['values'][1] is None
-  entry = verdicts.classifier(finished, {'real': '', 'a': ''}, metric='mse',
-                              **given)
-  assert entry['missing'] == {'a': 'mse of run 1 is not a number'}
-  assert list(entry['arms']) == ['real']
+  for metric in ('error', 'mse'):
+    entry = verdicts.classifier(finished, {'real': '', 'a': ''}, metric=metric,
+                                **given)
+    assert entry['missing'] == {
+        'a': {'why': 'predictions of run 1 are not finite'}}
+    assert list(entry['arms']) == ['real']
   finished['real'] = finished['a']
-  with pytest.raises(errors.InputError, match="run 1 .*the arm 'real'"):
-    verdicts.classifier(finished, {'real': '', 'a': ''}, metric='mse', **given)
+  entry = verdicts.classifier(finished, {'real': '', 'a': ''}, metric='error',
+                              **given)
+  assert entry['arms'] == {} and list(entry['missing']) == ['real', 'a']
+
+
+def test_a_metric_that_is_defined_for_no_arm_is_refused(tmp_path):
+  """No test image is of the only class that it looks at."""
+  labels = [np.array([0, 1, 1])]
+  finished = _finished(tmp_path, {'real': [np.eye(3)], 'a': [np.eye(3)]},
+                       labels)
+  given = {'baseline': 'real', 'against': {}, 'alpha': .05, 'classes': 3,
+           'metric': 'minority_accuracy', 'minority': (2,)}
+  with pytest.raises(errors.InputError, match="run 0 .*the arm 'real'"):
+    verdicts.classifier(finished, {'real': '', 'a': ''}, **given)
+  # Beside a task that failed it is a hole like that.
+  entry = verdicts.classifier(finished, dict.fromkeys(('real', 'a', 'b'), ''),
+                              missing={'b': 'lacks 1 of 1 runs: step 3'},
+                              **given)
+  assert list(entry['missing']) == ['b', 'real', 'a']
 
 
 def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
@@ -145,18 +160,27 @@ def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
         finished, dict.fromkeys(made, 'words'), **given,
         missing=dict.fromkeys(missing, '1 of 4 runs: step 3'))
   entry = without('a')
-  # Nor has an arm that is compared with it.
-  assert entry['missing'] == {
-      'a': '1 of 4 runs: step 3',
-      'b': 'is compared with a, which is missing'}
-  assert list(entry['arms']) == ['real', 'c']
+  assert entry['missing'] == {'a': {'why': '1 of 4 runs: step 3'}}
+  assert list(entry['arms']) == ['real', 'b', 'c']
+  # Nor has an arm that is compared with it, but its own numbers.
+  row = entry['arms']['b']
+  assert (row['verdict'], row['baseline']) == ('not compared', 'a')
+  assert row['difference'] is row['p_corrected'] is row['mcnemar'] is None
+  assert row['mean'] == whole['arms']['b']['mean']
   p = whole['arms']['c']['p']
   assert entry['arms']['c']['p'] == p
   # One p of three that were planned: Holm's smallest is times three.
   assert entry['arms']['c']['p_corrected'] == min(1, 3 * p)
   gone = without('real')
-  assert gone['arms'] == {} and list(gone['missing']) == ['real', 'a', 'b', 'c']
-  assert verdicts.ratios((), gone, .05) == []
+  assert list(gone['arms']) == ['a', 'b', 'c']
+  assert [gone['arms'][arm]['verdict'] for arm in 'ac'] == ['not compared'] * 2
+  # The comparison of two arms that ended stands, one of three.
+  b = whole['arms']['b']
+  assert gone['arms']['b']['p'] == b['p']
+  assert gone['arms']['b']['p_corrected'] == min(1, 3 * b['p'])
+  nothing = without(*made)
+  assert nothing['arms'] == {} and nothing['model'] is None
+  assert verdicts.ratios((), nothing, .05) == []
   figure = {'classifier': 'net', 'arm': 'a', 'metric': 'error', 'value': .1}
   (shown,) = verdicts.published([figure], {'net': entry})
   assert shown['ours'] == {'mean': None, 'std': None, 'n': 0}
@@ -165,6 +189,20 @@ def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
   both = verdicts.across({'one': whole, 'two': entry}, .05)
   assert list(both) == ['c']
   assert both['c']['p_corrected'] == min(1, 3 * both['c']['p'])
+
+
+def test_arms_are_compared_in_any_order(tmp_path):
+  """An arm whose own baseline stands later, and is lost by another's loss."""
+  _, made, labels = _study(tmp_path, arms=('real', 'a', 'b', 'c'))
+  del made['a']
+  entry = verdicts.classifier(
+      _finished(tmp_path / 'w', made, labels),
+      dict.fromkeys(('real', 'a', 'b', 'c'), ''), metric='error',
+      baseline='real', against={'b': 'c', 'c': 'a'}, alpha=.05, classes=3,
+      missing={'a': 'step 3'})
+  assert {arm: row['verdict'] == 'not compared'
+          for arm, row in entry['arms'].items()} == {
+              'real': False, 'b': False, 'c': True}
 
 
 def test_across_is_the_t_test_of_the_classifiers_means(tmp_path):

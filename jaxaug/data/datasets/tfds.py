@@ -104,6 +104,8 @@ def _write_cache(folder: pathlib.Path, about: dict, arrays: dict):
   try:
     with files.writing(folder):
       folder.parent.mkdir(parents=True, exist_ok=True)
+      # As numpy does not say that the disk is full.
+      files.check_space(folder, sum(array.nbytes for array in arrays.values()))
       with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         whole = pathlib.Path(scratch, 'new')
         whole.mkdir()

@@ -96,6 +96,7 @@ def classifier_figures(classifier: dict, alpha: float) -> dict:
             for arm, row in arms.items()}
   if folds > 1:  # A dot a fold: its runs share their test images.
     values = {arm: v.reshape(folds, -1).mean(1) for arm, v in values.items()}
+  center = scale * arms[base]['mean'] if base in arms else None
   def dots(arm, name, others):
     test = stats.paired(values[arm], others, alpha, stats.test_share(folds))
     return (name, values[arm] - others,
@@ -106,13 +107,14 @@ def classifier_figures(classifier: dict, alpha: float) -> dict:
   apart = []
   for arm, row in arms.items():
     other = words.rival(row, classifier)
+    if (other or base) not in values:
+      continue
     apart.append(dots(arm, f'{arm} against {other}' if other else arm,
                       values[other or base]))
   return {
-      'own': interval_figure(own, f'test {words.label(classifier)}',
-                             scale * arms[base]['mean']),
+      'own': interval_figure(own, f'test {words.label(classifier)}', center),
       'differences': interval_figure(apart, _direction(classifier), 0.)
-                     if len(arms) > 1 else None,
+                     if len(apart) > 1 or center is None and apart else None,
       'curves': _curves(arms, base)}
 
 
@@ -129,14 +131,14 @@ def _direction(classifier: dict) -> str:
   return f'← worse · {unit} · better →'
 
 
-def interval_figure(rows: list, label: str, center: float):
+def interval_figure(rows: list, label: str, center: float | None):
   """Draws a dot a run, their mean and its interval, an arm by row.
 
   Args:
     rows: (name, values [runs], (mean, low, high), color); low and high may be
       None.
     label: the horizontal axis.
-    center: where the dashed line stands.
+    center: where the dashed line stands; None for no line.
   """
   step = 44
   fig, ax = _axes(390, step * len(rows) + 44, 12, 12, 4, 40)
@@ -151,7 +153,8 @@ def interval_figure(rows: list, label: str, center: float):
             fontsize=12, color=INK, va='center',
             transform=ax.get_yaxis_transform(),
             bbox={'facecolor': CARD, 'linewidth': 0, 'pad': 1})
-  ax.axvline(center, color=MUTED, lw=1, dashes=(4, 3), zorder=1)
+  if center is not None:
+    ax.axvline(center, color=MUTED, lw=1, dashes=(4, 3), zorder=1)
   ax.grid(axis='x', color=LINE, lw=.8)
   ax.set_ylim(len(rows) - .5, -.65)
   ax.set_yticks([])
@@ -166,7 +169,8 @@ def _curves(arms: dict, baseline: str) -> dict:
   limits, out = curve_limits(arms), {}
   for arm, row in arms.items():
     if any(row['curves']):
-      beside = None if arm == baseline else arms[baseline]['curves']
+      beside = None if arm == baseline or baseline not in arms else (
+          arms[baseline]['curves'])
       out[arm] = curve_figure(row['curves'], beside, limits)
   return out
 

@@ -30,8 +30,8 @@ def verdict_table(results: dict):
       *cells, verdict = _cells(arm, row, classifier)
       out.add_row(*map(text.Text, cells),
                   text.Text(verdict, _STYLES.get(verdict, '')))
-    for arm, why in classifier['missing'].items():
-      out.add_row(text.Text(f' {arm}\n  {why}'), '', '', '', '',
+    for arm, entry in classifier['missing'].items():
+      out.add_row(text.Text(f' {arm}\n  {entry["why"]}'), '', '', '', '',
                   text.Text('missing', _STYLES['hurts']))
     out.add_section()
   return out

@@ -122,40 +122,53 @@ def answer(classifier: dict, alpha: float) -> dict:
   Returns:
     'verdict', one word or two for all arms with generated images together;
     'sentence'; 'lines', (verdict, arm, numbers) for each arm that the
-    sentence only counts; 'plain', those of arms without generated images.
+    sentence only counts; 'plain', those of arms without generated images;
+    'missing', see `without_verdict`.
   """
   lines, plain = [], []
   for arm, row in classifier['arms'].items():
-    if arm != classifier['baseline']:
+    if row['difference'] is not None:
       (lines if row['generated'] else plain).append(
           (row['verdict'], first_upper(row['description'] or arm),
            _clause(row, alpha, classifier)))
-  missing = classifier['missing']
-  if classifier['baseline'] in missing:
-    return {'verdict': 'missing', 'lines': [], 'plain': [],
-            'sentence': f'The baseline {classifier["baseline"]} is missing, so '
-                        'that nothing can be compared'}
+  left_out = without_verdict(classifier)
   if not lines:
-    said = ('The arms with generated images are missing' if missing else
-            'No arm with generated images was compared')
-    return {'verdict': 'missing' if missing else 'nothing to compare',
-            'lines': [], 'plain': plain, 'sentence': said}
+    lost = [arm for arm, generated, _ in left_out if generated]
+    return {'verdict': 'missing' if lost else 'nothing to compare',
+            'lines': [], 'plain': plain, 'missing': left_out,
+            'sentence': 'No arm with generated images has a verdict' if lost
+                        else 'No arm with generated images was compared'}
   counts = collections.Counter(verdict for verdict, *_ in lines)
   one = next(iter(counts)) if len(counts) == 1 else 'depends on the arm'
   if len(lines) == 1:
     (_, arm, numbers), = lines
     words = {'no evidence': 'no evidence that it helps or hurts',
              'too few runs': 'too few runs for a verdict'}.get(one, one)
-    return {'verdict': one, 'lines': [], 'plain': plain,
+    return {'verdict': one, 'lines': [], 'plain': plain, 'missing': left_out,
             'sentence': f'{arm}: {words} ({numbers})'}
   said = listed([f'{words} {counts[verdict]}' for verdict, words in (
       ('helps', 'help in'), ('hurts', 'hurt in'),
       ('no evidence', 'show no evidence either way in'),
       ('too few runs', 'have too few runs for a verdict in'))
       if counts[verdict]])
-  return {'verdict': one, 'lines': lines, 'plain': plain,
+  lost = sum(generated for _, generated, _ in left_out)
+  return {'verdict': one, 'lines': lines, 'plain': plain, 'missing': left_out,
           'sentence': f'Generated images {said} of the {len(lines)} arms that '
-                      f'have them{" and ended" if missing else ""}'}
+                      f'have them{" and a verdict" if lost else ""}'}
+
+
+def without_verdict(classifier: dict) -> list[tuple[str, bool, str]]:
+  """Returns (arm, whether it has generated images, why) of arms that lack one.
+
+  Those that lack runs, and those that are compared with one of these.
+  """
+  out = [(arm, entry['generated'], entry['why'])
+         for arm, entry in classifier['missing'].items()]
+  return out + [
+      (arm, row['generated'], f'is compared with {row["baseline"]}, which is '
+                              'missing')
+      for arm, row in classifier['arms'].items()
+      if row['verdict'] == 'not compared']
 
 
 def _clause(row: dict, alpha: float, classifier: dict) -> str:

@@ -206,13 +206,13 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
       _batches(model, plan, steps, calls, devices), state, best, steps=steps,
       folder=folder.partial, title=f'generate {name}', log_every=log_every,
       save_every=save_every, hooks=tuple(hooks), steps_per_call=calls)
-  variables = best.get('variables') or model.variables(state)
+  variables = jax.device_get(best.get('variables') or model.variables(state))
+  loop.check_finite(f'generate {name}', variables, steps)
   if model.decode:
     with files.writing(folder.partial):
       images.save_png(folder.partial / _INTERPOLATION,
                       _interpolation(model, spec, seed, variables))
-  checkpoint.write_tree(folder.partial / 'variables.npz',
-                        jax.device_get(variables))
+  checkpoint.write_tree(folder.partial / 'variables.npz', variables)
   manifest = {'parameters': parameters, 'steps': steps,
               'train_digest': train_digest, 'devices': mesh.describe(devices),
               'chosen_step': int(best.get('step', steps)),
