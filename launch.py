@@ -1,5 +1,10 @@
 """Launches a study: python launch.py --config=configs/quickstart.py."""
+import signal
 import sys
+
+if __name__ == '__main__':  # Until somebody listens: without a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 from jaxaug.commands import run
 from jaxaug.core import interrupts

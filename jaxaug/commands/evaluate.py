@@ -49,15 +49,10 @@ class Asked(typing.NamedTuple):
   knobs: dict
 
 
-def _refuse(message):
-  raise errors.InputError(f'{message}; see --help')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-      prog='jaxaug evaluate', allow_abbrev=False, epilog=_EPILOG,
-      description='Compares sets of generated images with a real one.')
-  parser.error = _refuse
+  parser = exit_status.parser(
+      'jaxaug evaluate', 'Compares sets of generated images with a real one.',
+      epilog=_EPILOG)
   add = parser.add_argument
   add('real', metavar='REAL')
   add('fake', metavar='FAKE', nargs='*',
@@ -109,6 +104,10 @@ def parse(argv) -> Asked:
   for out in filter(None, (flags.json, flags.save_statistics)):
     if os.path.exists(out):
       raise errors.InputError(f'{out}: is there already; expected a new file.')
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.access(folder, os.W_OK) or not os.path.isdir(folder):
+      raise errors.InputError(f'{out}: {folder} is no folder that can be '
+                              'written to; expected one.')
   if not (flags.fake or flags.save_statistics or flags.halves):
     raise errors.InputError('FAKE: none; expected one set or more, --halves or '
                             '--save_statistics=OUT.npz.')

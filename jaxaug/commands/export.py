@@ -1,5 +1,4 @@
 """Writes a pool for other tools: jaxaug export POOL OUT."""
-import argparse
 import collections
 import csv
 import os
@@ -79,17 +78,17 @@ def to_npz(pool: pools.Pool, out: pathlib.Path):
 
 def main(argv=None) -> int:
   """Returns the exit status, see core/exit_status.py."""
-  parser = argparse.ArgumentParser(
-      prog='jaxaug export',
-      description='Writes a pool as PNG files with labels.csv, or as one npz.')
+  parser = exit_status.parser(
+      'jaxaug export',
+      'Writes a pool as PNG files with labels.csv, or as one npz.')
   parser.add_argument('pool', metavar='POOL', help='WORKDIR/pool/NAME')
   parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')
   parser.add_argument('--format', choices=('folder', 'npz'), default='folder')
-  args = parser.parse_args(argv)
-  out = pathlib.Path(args.out)
-  write = {'folder': to_folder, 'npz': to_npz}[args.format]
 
   def work():
+    args = parser.parse_args(argv)
+    out = pathlib.Path(args.out)
+    write = {'folder': to_folder, 'npz': to_npz}[args.format]
     pool = pools.read(args.pool)
     write(pool, out)
     print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: '

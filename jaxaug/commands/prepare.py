@@ -1,14 +1,11 @@
 """Prepares a TFDS set: jaxaug prepare NAME [--data_dir=DIR]."""
-import argparse
-
 from jaxaug.core import exit_status, interrupts
 
 
 def main(argv=None) -> int:
   """Returns the exit status, see core/exit_status.py."""
-  parser = argparse.ArgumentParser(
-      prog='jaxaug prepare',
-      description='Downloads a TFDS set and prepares it for '
+  parser = exit_status.parser(
+      'jaxaug prepare', 'Downloads a TFDS set and prepares it for '
       'config.data.source=tfds. Needs tensorflow.')
   parser.add_argument('name', help='such as cifar10 or fashion_mnist')
   parser.add_argument('--data_dir', default='', help='where to put it; default '
@@ -17,9 +14,9 @@ def main(argv=None) -> int:
       '--fashion_mnist_files', default='', metavar='DIR',
       help='prepare fashion_mnist without a network from its four .gz files, '
       "such as Debian's /usr/share/datasets/fashion-mnist")
-  args = parser.parse_args(argv)
 
   def work():
+    args = parser.parse_args(argv)
     from jaxaug.data.datasets import tfds  # Here, so that --help is quick.
     print(tfds.prepare(args.name, args.data_dir, args.fashion_mnist_files))
   return exit_status.of('jaxaug prepare', work)

@@ -1,6 +1,5 @@
 """Runs a study: jaxaug run --config=configs/quickstart.py."""
 # Little is imported here, so that --help answers at once.
-import argparse
 import collections
 import os
 import pathlib
@@ -16,19 +15,13 @@ STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'quality',
 _RENAMED = {'evaluate': 'results'}
 
 
-def _refuse(message):
-  raise errors.InputError(f'{message}; see --help')
-
-
 def _parse(argv, prog: str):
   """Returns the flags and the overrides (`--config.a.b=3`), apart."""
-  parser = argparse.ArgumentParser(
-      prog=prog, description='Does generated data help my classifier?',
+  parser = exit_status.parser(
+      prog, 'Does generated data help my classifier?',
       epilog='Any key of the config: --config.data.per_class=20, '
       '--config.arms[4].replace=0.3, --config.generators.cgan.steps=2000. '
-      'The keys and their defaults are in docs/config.md.',
-      allow_abbrev=False)
-  parser.error = _refuse
+      'The keys and their defaults are in docs/config.md.')
   parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]',
                       help='a file of configs/; ":smoke" shrinks it to seconds')
   parser.add_argument('--workdir', metavar='DIR',
@@ -40,6 +33,9 @@ def _parse(argv, prog: str):
   parser.add_argument('--dry_run', action='store_true',
                       help='print what would be done, and what is done already')
   overrides = [a for a in argv if a.startswith('--config.')]
+  for word in argv:
+    if word.startswith('--config.') and '=' not in word:
+      raise errors.InputError(f'{word}: has no value; expected {word}=VALUE.')
   flags = parser.parse_args([a for a in argv if a not in overrides])
   return flags, overrides
 
@@ -67,8 +63,10 @@ def _dry_run(study, config, workdir):
   workdir = pathlib.Path(workdir)
   table = rich.table.Table('stage', 'task', 'steps', 'state',
                            title=f'{config["name"]} in {workdir}')
+  from jaxaug.study import failures
   with study.plan(config, workdir) as planned:
     rows = study.overview(planned)
+    failed = failures.told(failures.of_study(planned))
   for stage, name, steps, parts in rows:
     counts = collections.Counter(parts)
     runs = f' x {len(parts)} runs' if len(parts) > 1 else ''
@@ -76,21 +74,22 @@ def _dry_run(study, config, workdir):
         state if len(counts) == 1 else f'{count} of {len(parts)} {state}'
         for state, count in sorted(counts.items())))
   rich.console.Console().print(table)
+  for what, advice in failed:
+    print(f'{what}: {advice}.')
 
 
 def _holes(out, prog: str) -> bool:
-  """Says what failed and how to try it again; returns whether anything did."""
+  """Says what failed and what to do; returns whether there is any hole."""
   from jaxaug.study import failures
-  for failure in out.failures:
-    print(f'{prog}: failed: {failures.words(failure)}; what does not need it '
-          f'has ended. To try it again, delete {failure["file"]}',
-          file=sys.stderr)
   from jaxaug.study.report import words
+  for what, advice in failures.told(out.failures):
+    print(f'{prog}: {what}. All that does not need it is done. What to do: '
+          f'{advice}.', file=sys.stderr)
   classifiers = out.results['classifiers'] if out.results else {}
-  missing = [(name, arm, why) for name, entry in classifiers.items()
-             for arm, _, why in words.without_verdict(entry)]
-  for name, arm, why in missing:
-    print(f'{prog}: no verdict on {arm} of {name}: {why}', file=sys.stderr)
+  missing = [f'{arm} of {name}' for name, entry in classifiers.items()
+             for arm, *_ in words.without_verdict(entry)]
+  if missing:
+    print(f'{prog}: no verdict on {", ".join(missing)}.', file=sys.stderr)
   return bool(out.failures or missing)
 
 

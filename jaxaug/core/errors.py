@@ -1,6 +1,7 @@
 """The one exception that a user is meant to read: a single clear line."""
 import contextlib
 import difflib
+import errno
 import math
 import re
 import typing
@@ -48,8 +49,14 @@ def net():
     yield
   except OSError as e:  # A disk may fail anywhere.
     what = e.strerror or str(e) or type(e).__name__
-    raise InputError(f'{e.filename}: {what}.' if e.filename else
-                     f'{what}; expected a machine that allows it.') from e
+    if e.filename is None:
+      what = {errno.EPIPE: 'standard output: nobody reads it any more',
+              errno.ENOSPC: 'standard output: no space is left for it',
+              errno.ENOENT: 'the folder that this was started in is gone',
+              }.get(e.errno, what)
+      raise InputError(f'{what}. Once that is put right, the same command '
+                       'continues.') from e
+    raise InputError(f'{e.filename}: {what}.') from e
   except MemoryError as e:
     raise InputError(
         f'the memory is used up ({e}); expected less at once: smaller batches, '

@@ -204,6 +204,8 @@ def copy(source, path):
   """Copies a file atomically, unless `path` holds the same bytes."""
   new = pathlib.Path(source).read_bytes()
   path = pathlib.Path(path)
+  if path.is_dir():
+    remove(path)
   if not path.exists() or path.read_bytes() != new:
     with replacing(path) as f:
       f.write(new)
@@ -229,7 +231,7 @@ def fingerprint(path: str | None) -> list:
 def remove(folder):
   """Deletes a folder, or a file in its place, that may not be there."""
   with writing(folder):
-    if os.path.isdir(folder):
+    if os.path.isdir(folder) and not os.path.islink(folder):
       shutil.rmtree(folder)
     elif os.path.lexists(folder):
       os.remove(folder)
@@ -249,9 +251,9 @@ def folder(parent, name: str) -> Folder:
 
 def begin(partial, resume: bool = False):
   """Makes the folder to work in; empties it unless the work can resume."""
+  if not resume or not os.path.isdir(partial):
+    remove(partial)
   with writing(partial):
-    if not resume and os.path.isdir(partial):
-      shutil.rmtree(partial)
     os.makedirs(partial, exist_ok=True)
 
 

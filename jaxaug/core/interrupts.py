@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run at its next step, with everything saved."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run at its next step, saved."""
 import contextlib
 import os
 import signal
@@ -26,7 +26,7 @@ _last_words: list[str] = []
 # Seconds until: a lost signal comes again; a first one that Python did not get
 # to is answered; a second one ends the process from outside of Python.
 _AGAIN, _SOON, _GRACE = 0.3, 1.0, 3.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _handle(signum, frame):
@@ -53,8 +53,8 @@ def settle():
 
 @contextlib.contextmanager
 def listening(last_words: str = ''):
-  """Within it, SIGINT and SIGTERM are `Interrupted`, also where they were
-  ignored, as a shell does for what it runs in the background.
+  """Within it, SIGINT, SIGTERM and SIGHUP are `Interrupted`; SIGINT also where
+  it was ignored, as by a shell for what it runs in the background.
 
   Python sees no signal while a long call of C is under way, such as XLA's
   compiler. So a thread hears them too: it says that a first one waits, and
@@ -79,7 +79,8 @@ def listening(last_words: str = ''):
   watcher = threading.Thread(target=_watch, args=(ours,), daemon=True)
   watcher.start()
   for signum in before:
-    signal.signal(signum, _handle)
+    if signum != signal.SIGHUP or before[signum] != signal.SIG_IGN:  # nohup
+      signal.signal(signum, _handle)
   try:
     yield
   finally:

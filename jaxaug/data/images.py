@@ -1,9 +1,11 @@
 """Image files and uint8 arrays: decode, fit to one size, save, hash."""
 import collections
 import contextlib
+import functools
 import hashlib
 import math
 import os
+import warnings
 
 import numpy as np
 
@@ -56,13 +58,22 @@ def shape(path) -> tuple[int, int, int]:
     return height, width, len(image.getbands())
 
 
+@functools.cache
+def _pillow():
+  from PIL import Image
+  # We look at sizes ourselves; a warning would stand before our line.
+  warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+  return Image
+
+
 @contextlib.contextmanager
 def _opened(path, whole: bool = False):
   """Yields an image file, opened by Pillow; all that is wrong is one line.
 
   `whole`: its checksums are looked at, where it has some.
   """
-  from PIL import Image, UnidentifiedImageError
+  from PIL import UnidentifiedImageError
+  Image = _pillow()
   try:
     if whole:  # Pillow decodes a PNG without a look at them.
       with Image.open(path, formats=_FORMATS) as image:

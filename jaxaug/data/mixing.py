@@ -337,8 +337,19 @@ def class_weights(counts, power: float, *, where: str = 'arm') -> np.ndarray:
   """
   errors.between(f'{where}.class_weights', power, 0, math.inf)
   counts = np.asarray(counts, np.float64)
-  weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
-  return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+  with np.errstate(all='ignore'):
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
+    weights = (weights * counts.sum() / (weights * counts).sum()).astype(
+        np.float32)
+  _check_finite(weights, f'{where}.class_weights', power)
+  return weights
+
+
+def _check_finite(values: np.ndarray, where: str, given):
+  if not np.isfinite(values).all():
+    raise errors.InputError(
+        f'{where}: {given} makes numbers beyond float32 of these classes; '
+        'expected less.')
 
 
 # In place of the logarithm of nothing: no share in a softmax of float32, yet
@@ -364,5 +375,8 @@ def log_prior(counts, tau: float, *, where: str = 'arm') -> np.ndarray:
   errors.between(f'{where}.logit_adjustment', tau, 0, math.inf)
   counts = np.asarray(counts, np.float64)
   share = np.maximum(counts, 1) / counts.sum()
-  return (tau * np.where(counts > 0, np.log(share), _LOG_NOTHING)).astype(
-      np.float32)
+  with np.errstate(all='ignore'):
+    prior = (tau * np.where(counts > 0, np.log(share), _LOG_NOTHING)).astype(
+        np.float32)
+  _check_finite(prior, f'{where}.logit_adjustment', tau)
+  return prior

@@ -12,4 +12,5 @@ def to_float(images: jax.Array) -> jax.Array:
 def to_uint8(images) -> np.ndarray:
   """Turns floats in [-1, 1] into the nearest uint8; clips what lies outside."""
   scaled = (np.asarray(images, np.float32) + 1) * 127.5
-  return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+  with np.errstate(invalid='ignore'):  # Of a generator that has diverged.
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

@@ -187,7 +187,8 @@ def one_each(array: np.ndarray, found: np.ndarray, where: str):
 
 def class_names(array: np.ndarray) -> tuple[str, ...]:
   """Returns the class names that an array of texts or bytes holds."""
-  return tuple(name.decode() if isinstance(name, bytes) else str(name)
+  return tuple(name.decode(errors='surrogateescape')
+               if isinstance(name, bytes) else str(name)
                for name in np.ravel(array).tolist())
 
 

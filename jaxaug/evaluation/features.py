@@ -131,7 +131,10 @@ def extract(extractor: FeatureExtractor, batches, count: int, needs, *,
     return found
   found = _extract(extractor, batches, count, wanted, title)
   if file:
-    _write(file, found)
+    try:
+      _write(file, found)
+    except errors.InputError as e:  # All is well without.
+      console.say(f'not kept for another time: {e}')
   return found
 
 

@@ -274,6 +274,6 @@ def _folder(spec, root, resize, where) -> Source:
 
   sha = hashlib.sha256(repr(resize).encode())
   for file in found.files:
-    sha.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    sha.update(os.fsencode(file.relative_to(root)) + file.read_bytes())
   return Source(spec, 'folder', shape, len(found.files), found.labels,
                 found.class_names, read, sha.hexdigest())

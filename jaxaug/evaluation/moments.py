@@ -6,6 +6,7 @@ cancels and constant features have no scatter at all. Heusel et al. 2017, "GANs
 trained by a two time-scale update rule": the distance between the Gaussians.
 Files are those of the package pytorch-fid: `mu` and `sigma`.
 """
+import math
 import typing
 
 import numpy as np
@@ -99,13 +100,24 @@ def frechet(a: types.Moments, b: types.Moments) -> float:
   if not all(np.isfinite(x).all() for x in (*a, *b)):
     raise errors.InputError('moments: some are NaN or infinite; expected '
                             'finite numbers.')
+  with np.errstate(all='ignore'):
+    try:
+      distance = _frechet(a, b)
+    except np.linalg.LinAlgError:
+      distance = math.nan
+  if not math.isfinite(distance):
+    raise errors.InputError('moments: their numbers are too large for float64; '
+                            'expected those of features.')
+  return max(distance, 0.)
+
+
+def _frechet(a: types.Moments, b: types.Moments) -> float:
   factor = _factor(np.asarray(a.covariance, np.float64))
   values = np.linalg.eigvalsh(factor.T @ b.covariance @ factor)
   values = values[values > _ROUNDING * values.max(initial=0)]
   apart = np.subtract(a.mean, b.mean, dtype=np.float64)
-  distance = (apart @ apart + np.trace(a.covariance) + np.trace(b.covariance)
-              - 2 * np.sqrt(values).sum())
-  return max(float(distance), 0.)
+  return float(apart @ apart + np.trace(a.covariance) + np.trace(b.covariance)
+               - 2 * np.sqrt(values).sum())
 
 
 def _factor(covariance):

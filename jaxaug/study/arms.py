@@ -128,19 +128,21 @@ def check(arm: Arm, where: str):
         "'cutmix'.")
 
 
-def treat(arm: Arm, augmentations: dict, counts: np.ndarray) -> fit.Treatment:
+def treat(arm: Arm, augmentations: dict, counts: np.ndarray,
+          where: str) -> fit.Treatment:
   """Returns what an arm does to its batches and to the loss.
 
   Args:
     arm: the arm.
     augmentations: of the config, by name.
     counts: int [K], its training images of each class.
+    where: its config path, for errors.
   """
   augmentation = augmentations[arm.augment] if arm.augment else {}
   return fit.Treatment(
       fit.Feed(fit.pairs(augmentation), arm.mix, arm.mix_alpha), arm.partner,
-      mixing.class_weights(counts, arm.class_weights),
-      mixing.log_prior(counts, arm.logit_adjustment))
+      mixing.class_weights(counts, arm.class_weights, where=where),
+      mixing.log_prior(counts, arm.logit_adjustment, where=where))
 
 
 def describe(arm: Arm) -> str:

@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from jaxaug.augment import standard
-from jaxaug.core import errors, registry
+from jaxaug.core import errors, interrupts, registry
 from jaxaug.study import arms, schema, sections
 from jaxaug.study import overrides as overriding
 
@@ -28,7 +28,7 @@ def load(spec: str, overrides=()) -> dict:
   """
   path, _, variant = spec.partition(':')
   changes = overriding.parse(overrides)
-  config = overriding.plain(_call(path, variant or None))
+  config = _call(path, variant or None)
   given = {change.path: change.text for change in changes}
   with _located(path, given, every=False):
     sections.check(config)
@@ -43,10 +43,11 @@ def load(spec: str, overrides=()) -> dict:
 
 # ------------------------------------------------------------------- the file
 def _call(path: str, variant: str | None) -> dict:
-  """Returns what `get_config(variant)` of the file returns, as a dict."""
+  """Returns what `get_config(variant)` of the file returns, plain."""
   if not pathlib.Path(path).is_file():
     folder = pathlib.Path(path).parent
-    folder = folder if folder.is_dir() else pathlib.Path('configs')
+    if folder == pathlib.Path() or not folder.is_dir():
+      folder = pathlib.Path('configs')
     known = sorted(str(p) for p in folder.glob('*.py')
                    if p.stem not in ('common', 'recipes', '__init__'))
     raise errors.InputError(
@@ -62,12 +63,15 @@ def _call(path: str, variant: str | None) -> dict:
       raise errors.InputError('it has no get_config(variant); expected a study '
                               'such as configs/quickstart.py')
     config = module.get_config(variant)
-  except (Exception, SystemExit) as e:  # No file of settings ends a program.
+    value = config.to_dict() if hasattr(config, 'to_dict') else None
+    if not isinstance(value, dict):
+      raise errors.InputError(f'get_config returned {errors.shown(config)}; '
+                              'expected what common.base() returns, edited.')
+    return overriding.plain(value)
+  except interrupts.Interrupted:
+    raise
+  except BaseException as e:  # No file of settings ends a program.
     raise errors.InputError(_told(e, path)) from e
-  if not hasattr(config, 'to_dict'):
-    raise errors.InputError(f'{path}: get_config returned {config!r}; expected '
-                            'what common.base() returns, edited.')
-  return config.to_dict()
 
 
 def _see_configs(path: str):

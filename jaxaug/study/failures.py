@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import json
 import pathlib
+import re
 
 from jaxaug.core import console, errors, files
 from jaxaug.study import tasks
@@ -26,7 +27,7 @@ def _beside(task: tasks.Task, ending: str) -> pathlib.Path:
 def _write(path: pathlib.Path, value: dict):
   value = value | {'of': path.name}
   text = json.dumps(value, sort_keys=True)
-  with files.writing(path):
+  with files.writing(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   files.write_json(path, value | {
       'sha256': hashlib.sha256(text.encode()).hexdigest()})
@@ -94,25 +95,37 @@ def _deaths(task: tasks.Task) -> int:
 def clear(task: tasks.Task):
   """Removes what a kill after the end of a task's work has left."""
   for ending in ('begun', 'failed'):
-    if (path := _beside(task, ending)).exists():
-      files.remove(path)
+    files.remove(_beside(task, ending))
 
 
 def of(task: tasks.Task) -> dict | None:
   """Returns why a task that is not done is not tried again by itself, or late.
 
   'unit', its name; 'phase', its stage; 'step', its steps until then; 'time',
-  UTC; 'why'; 'file', which says it. None for any other task.
+  UTC; 'why'; 'advice', what to do; 'file', which says it. None for any other
+  task.
   """
   path = _beside(task, 'failed')
   found = _read(path)
-  if not found and _deaths(task) >= _DEADLY:
+  if found and found['again']:
+    found['advice'] = (f'it is tried again at every launch; {task.where} may '
+                       'ask for less')
+  elif found:
+    found['advice'] = (
+        f'with another setting in {task.where} it is another task; to try this '
+        f'one again as it is, delete {path}')
+  elif _deaths(task) >= _DEADLY:
     path = _beside(task, 'begun')
     found = _read(path)
-    found['why'] = (f'{found["deaths"]} processes in a row were killed in it '
-                    'before they saved a step')
-  return found and {'unit': task.title, 'phase': task.stage, 'file': str(path),
-                    **{key: found[key] for key in ('step', 'time', 'why')}}
+    found |= {'why': f'{found["deaths"]} processes in a row were killed in it '
+                     'before they saved a step',
+              'advice': 'it comes after all others; to have it in its place, '
+                        f'delete {path}'}
+  keep = 'step', 'time', 'why', 'advice'
+  # Of runs together it is not said whose: 'why' may.
+  unit = re.sub(r'\.\d+(?=,|$)', '', task.title) if task.site else task.title
+  return found and {'unit': unit, 'phase': task.stage, 'file': str(path),
+                    **{key: found[key] for key in keep}}
 
 
 def settled(task: tasks.Task) -> bool:
@@ -132,6 +145,18 @@ def words(failure: dict) -> str:
   return f'{failure["phase"]} {failure["unit"]}{at}: {failure["why"]}'
 
 
+def told(failures: list[dict]) -> list[tuple[str, str]]:
+  """Returns failures as (what, advice); many of one kind by their first."""
+  kinds = {}
+  for failure in failures:
+    network = failure['unit'].partition('.')[0]
+    kinds.setdefault((failure['phase'], network, failure['why']),
+                     []).append(failure)
+  return [(words(first) + (
+      f'; so did {len(more)} more of {kind[0]} {kind[1]}' if more else ''),
+           first['advice']) for kind, (first, *more) in kinds.items()]
+
+
 def of_study(study: tasks.Study) -> list[dict]:
   """Returns the failures of all tasks that are not done."""
   found = {}
@@ -139,6 +164,11 @@ def of_study(study: tasks.Study) -> list[dict]:
     if not task.done and (failure := of(task)):
       found.setdefault(failure['file'], failure)  # One, of runs together.
   return list(found.values())
+
+
+def failed(task: tasks.Task) -> bool:
+  """Whether a task, or one that it needs, has failed."""
+  return bool(not task.done and of(task) or any(map(failed, task.needs)))
 
 
 def cause(task: tasks.Task) -> str | None:

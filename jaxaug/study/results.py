@@ -66,7 +66,8 @@ def collect(study: tasks.Study, command: str) -> dict:
       'classifiers': classifiers,
       'across': verdicts.across(classifiers, config['alpha']),
       'published': verdicts.published(config['published'], classifiers),
-      'failures': [{k: v for k, v in failure.items() if k != 'file'}
+      'failures': [{k: failure[k] for k in (
+          'unit', 'phase', 'step', 'time', 'why')}
                    for failure in failures.of_study(study)],
       'stages': dict(seconds)}
 

@@ -57,11 +57,14 @@ def _work(study: tasks.Study, last: str, deadly: bool = False) -> list[dict]:
       continue
     if task.done:
       failures.clear(task)
-    elif task.place not in tried and not failures.settled(task) and (
-        deadly or not failures.deadly(task)) and all(
-            needed.done for needed in task.needs):
+    elif task.place not in tried and not failures.settled(task) and all(
+        needed.done for needed in task.needs):
       tried.add(task.place)
-      failures.attempt(task)
+      if failures.deadly(task) and not deadly:
+        failure = failures.of(task)
+        console.say(f'{failures.words(failure)}: {failure["advice"]}')
+      else:
+        failures.attempt(task)
     if task.stage == 'audit' and task.done:  # A gate: also of earlier ones.
       audit.gate(task.read()[0], task.name, task.folder,
                  **study.config['audit'])
@@ -112,16 +115,17 @@ def plan(config: dict, workdir: pathlib.Path):
 def overview(study: tasks.Study) -> list[tuple[str, str, int, list[str]]]:
   """Returns (stage, what, steps, the state of each part), in order.
 
-  Parts are the runs of an arm: 'done', 'failed' or 'to do'; so is data that a
-  dry run made.
+  Parts are the runs of an arm: 'done', 'failed', 'to do' (so is data that a dry
+  run made), or 'waits' for what failed.
   """
   rows = {}
   for task in study.all_tasks():
     name, dot, _ = task.name.rpartition('.')  # Without the run's number.
     done = task.done and task.folder.final.is_relative_to(study.workdir)
+    state = ('done' if done else 'failed' if failures.of(task) else 'waits' if
+             any(map(failures.failed, task.needs)) else 'to do')
     rows.setdefault((task.stage, name if dot else task.name, task.steps),
-                    []).append('done' if done else 'failed' if
-                               failures.of(task) else 'to do')
+                    []).append(state)
   place = found.folder(study).final
   whole = _is_whole(place)
   rows['results', 'results.json', 0] = ['done' if whole else 'to do']

@@ -37,6 +37,7 @@ class Task(typing.NamedTuple):
   needs: the tasks that it reads, but for the data.
   site: where it works with its siblings; None for a place of its own.
   title: its name among those of all folds; its own for only one.
+  where: the part of the config that says how it is done.
   size() -> Size, but for logs and pictures; a guess, from shapes alone.
   """
   stage: str
@@ -48,6 +49,7 @@ class Task(typing.NamedTuple):
   needs: tuple = ()
   site: files.Folder | None = None
   title: str = ''
+  where: str = ''
   size: typing.Callable[[], Size] = Size
 
   @property

@@ -148,7 +148,9 @@ def _restore(folder, like):
     try:
       state, extra = _read(folder / str(step), like)
     except Exception as e:
-      bad[step] = f'{type(e).__name__}: {e}'.splitlines()[0][:200]
+      # TensorStore says much of itself behind these words.
+      bad[step] = f'{type(e).__name__}: {e}'.splitlines()[0].partition(
+          ' See full')[0][:200]
       continue
     _set_aside(folder, bad, step)
     return step, state, extra

@@ -100,6 +100,8 @@ def _check(pending, step: int, axis: bool, title: str,
   for i, record in enumerate(values):
     for name, value in record.items():
       if not math.isfinite(value):
+        log, several, run = name.partition('/')
+        name = f'{log} of run {run}' if several else name
         raise errors.InputError(
             f'{title}: step {first + i}: {name} is {value}; stopped. Expected '
             f'a finite number: lower the learning rate. {_kept(folder)}',

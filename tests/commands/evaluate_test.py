@@ -217,6 +217,8 @@ def small(tmp_path_factory):
   for name, count in (('many', 'many'), ('negative', -3)):
     np.savez(root / f'{name}.npz', mu=np.zeros(64), sigma=np.eye(64),
              count=count)
+  for name, scale in (('huge', 1e308), ('zero', 0)):
+    np.savez(root / f'{name}.npz', mu=np.zeros(64), sigma=scale * np.eye(64))
   (root / 'odd').mkdir()
   with open(os.fsencode(root / 'odd') + b'/\xff.png', 'wb') as f:
     f.write(b'x')
@@ -233,7 +235,9 @@ def small(tmp_path_factory):
     ('two.npz', 'two.npz', ('--resize=' + '9' * 400,), 'MB of memory'),
     ('two.npz', 'two.npz', ('--batch_size=99999999999',), 'below 2**31'),
     ('two.npz', 'two.npz', ('--cache=~nouser/x',), 'no such user'),
-    ('two.npz', 'two.npz', ('--json=/nonexistent/x',), 'cannot write here'),
+    ('two.npz', 'two.npz', ('--json=/nonexistent/x',), 'is no folder that'),
+    ('huge.npz', 'huge.npz', (), 'too large for float64'),
+    ('huge.npz', 'zero.npz', (), 'too large for float64'),
     ('two.npz', 'twelve.npz', ('--metrics=cas',), 'has the label 11, but'),
 ])
 def test_inputs_that_are_none(small, capsys, monkeypatch, real, fake, more,
@@ -241,6 +245,25 @@ def test_inputs_that_are_none(small, capsys, monkeypatch, real, fake, more,
   monkeypatch.chdir(small)
   assert words in refused(capsys, real, fake, '--extractor=pixels', '--cache=',
                           '--metrics=fid', *more)
+
+
+def test_names_that_are_no_text(tmp_path, small, capsys):
+  """Of a folder, of its classes, and of the classes in a file."""
+  folder = os.fsencode(tmp_path) + b'/\xfe'
+  for name in (b'/\xff', b'/b'):
+    os.makedirs(folder + name)
+    for k in range(2):
+      images.save_png(os.fsdecode(folder + name) + f'/{k}.png',
+                      np.full((8, 8, 1), 9 * k, np.uint8))
+  np.savez(tmp_path / 'c.npz', class_names=np.array([b'\xff', b'b']),
+           **np.load(small / 'two.npz'))
+  done = subprocess.run(
+      [sys.executable, '-m', 'jaxaug', 'evaluate', os.fsdecode(folder),
+       tmp_path / 'c.npz', '--extractor=pixels', '--cache=', '--metrics=fid'],
+      cwd=ROOT, capture_output=True, encoding='latin-1',
+      env=os.environ | {'PYTHONIOENCODING': 'latin-1:strict'})
+  assert done.returncode == 0, done.stderr
+  assert '\\udcfe' in done.stdout and not done.stderr
 
 
 def test_memory_that_there_is_not(small, capsys, monkeypatch):

@@ -191,6 +191,8 @@ def test_wrong_values(capsys, workdir, override, expected):
     ('arms[1].name=two\nlines', ("config.arms[1].name: 'two\\nlines'",)),
     ('evaluation.metrics[0]=kit', ("'kit'", "mean 'kid'")),
     ('generators.cgan.g_widths[2]=x', ('config.generators.cgan.g_widths',)),
+    ('arms[2].logit_adjustment=1e300', (
+        'config.arms[2].logit_adjustment: 1e+300', 'beyond float32')),
     # Hours later, in the old days.
     ("evaluation.metrics=('is',)", (
         'config.evaluation.extractor: scattering', 'knows no classes')),
@@ -258,6 +260,10 @@ def get_config(arg=None):
     ('config runs', ('own.py, line 8: ',)),
     ('import sys; sys.exit("enough")', ('own.py, line 8: SystemExit: enough',)),
     ('print(1 / 0)', ('own.py, line 8: ZeroDivisionError: ',)),
+    ('raise KeyboardInterrupt', ('own.py, line 8: KeyboardInterrupt',)),
+    ('config.data.x = config', ('own.py: RecursionError',)),
+    ('return type("C", (), {"to_dict": lambda self: 3})()', (
+        'own.py: get_config returned', 'expected what common.base()')),
     ('config.curve.evry = 1',
      ('own.py, line 8: config.curve.evry: ', "mean 'every'?")),
 ])
@@ -609,6 +615,28 @@ def test_a_tfds_set_that_is_not_prepared(capsys, tmp_path, monkeypatch):
   (tmp_path / 'w').mkdir()
   has(refused(capsys, tmp_path / 'w', config='configs/fmnist_cgan.py'),
       "'fashion_mnist'", 'python -m jaxaug prepare fashion_mnist')
+
+
+@pytest.mark.parametrize('how', ['>&-', '2>&- >&-', '| true', '> /dev/full'])
+def test_a_standard_output_that_is_none(tmp_path, how):
+  done = subprocess.run(
+      f'{sys.executable} launch.py --config={QUICK} --stage=data '
+      f'--workdir={tmp_path / "w"} {how}', shell=True, cwd=ROOT, text=True,
+      capture_output=True)
+  assert 'Traceback' not in done.stderr
+  assert (done.returncode, done.stderr.count('\n')) == (
+      (2, 1) if 'full' in how else (0, '|' in how))
+  if done.stderr:
+    assert 'launch.py: standard output: ' in done.stderr
+
+
+def test_a_folder_that_is_gone(tmp_path):
+  done = subprocess.run(
+      f'mkdir {tmp_path}/d && cd {tmp_path}/d && rmdir {tmp_path}/d && '
+      f'{sys.executable} {ROOT}/launch.py --config={ROOT}/{QUICK}',
+      shell=True, text=True, capture_output=True)
+  assert (done.returncode, done.stderr.count('\n')) == (2, 1), done.stderr
+  assert 'the folder that this was started in is gone' in done.stderr
 
 
 def test_a_signal_amid_the_imports_waits_for_their_end():

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 import launch
-from jaxaug.study import config_file
+from jaxaug.commands import run as commands_run
+from jaxaug.core import files
+from jaxaug.study import config_file, tasks
 from jaxaug.study import run as study
-from jaxaug.study.stages import quality
+from jaxaug.study.stages import audit, quality
 from jaxaug.training import loop, mesh, metrics_log
 from tests import quick
 
@@ -361,10 +364,10 @@ def test_a_run_that_diverges_leaves_a_hole(finished, diverging, capsys):
   said = capsys.readouterr()
   failed = folder.with_name(f'{folder.name}.failed')
   assert said.err.splitlines() == [
-      'launch.py: failed: classify cnn.add_100.1, step 2: train_loss is '
-      f'nan; what does not need it has ended. To try it again, delete {failed}',
-      'launch.py: no verdict on add_100 of cnn: lacks 1 of 2 runs: classify '
-      'cnn.add_100.1, step 2: train_loss is nan']
+      'launch.py: classify cnn.add_100.1, step 2: train_loss is nan. All that '
+      'does not need it is done. What to do: with another setting in '
+      'config.classifiers.cnn it is another task; to try this one again as it '
+      f'is, delete {failed}.', 'launch.py: no verdict on add_100 of cnn.']
   assert 'lower the learning rate. No checkpoint was due' in said.out
   now = results(finished)
   hole, = now['failures']
@@ -380,7 +383,8 @@ def test_a_run_that_diverges_leaves_a_hole(finished, diverging, capsys):
   before = snapshot(finished)
   assert launch.main(command) == 3 and snapshot(finished) == before
   assert launch.main([*command, '--dry_run']) == 0
-  assert '1 of 2 failed' in ' '.join(capsys.readouterr().out.split())
+  out = ' '.join(capsys.readouterr().out.split())
+  assert '1 of 2 failed' in out and f'again as it is, delete {failed}' in out
   failed.unlink()
   diverging.clear()
   assert launch.main(command) == 0
@@ -400,8 +404,9 @@ def test_a_generator_that_diverges_leaves_real_images(finished, diverging,
   assert launch.main([*TINY, f'--workdir={finished}', '--stage=pool']) == 3
   # What hangs on the images of a pool that no longer is cannot be looked at.
   assert not any(folder.exists() for folder in folders.values())
-  assert 'failed: generate cgan, step 2: d_loss is nan' in (
-      capsys.readouterr().err)
+  assert 'generate cgan, step 2: d_loss is nan' in capsys.readouterr().err
+  launch.main([*TINY, f'--workdir={finished}', '--dry_run'])
+  assert capsys.readouterr().out.count(' waits ') == 3
   assert launch.main([*TINY, f'--workdir={finished}']) == 3
   now = results(finished)
   entry = now['classifiers']['cnn']
@@ -427,7 +432,7 @@ def test_a_baseline_that_diverges(finished):
       '--config.save_every=1', '--config.classifiers.cnn.learning_rate=1e30'])
   assert done.returncode == 3, done.stderr
   found = re.search(r'classify cnn\.real\.0, step (\d+): train_loss is '
-                    r'(nan|inf);', done.stderr)
+                    r'(nan|inf); so did \d more of classify cnn', done.stderr)
   partial, = (finished / 'classify').glob('cnn.real.0-*.partial')
   assert f'stays in {partial / "checkpoints"}' in done.stdout
   kept = [int(f.name) for f in (partial / 'checkpoints').iterdir()]
@@ -452,14 +457,108 @@ def test_a_task_without_memory_is_tried_again(finished, monkeypatch, capsys):
   with monkeypatch.context() as patch:
     patch.setattr(quality, 'run', greedy)
     assert launch.main([*TINY, f'--workdir={finished}']) == 3
-  assert 'failed: quality cgan: the memory is used up' in (
-      capsys.readouterr().err)
+  assert ('quality cgan: the memory is used up. All that does not need it is '
+          'done. What to do: it is tried again at every launch') in (
+              capsys.readouterr().err)
   now = results(finished)
   assert now['pools']['cgan'].pop('quality') is None
   assert now['classifiers'] == old['classifiers']
   assert launch.main([*TINY, f'--workdir={finished}']) == 0
   assert results(finished) == old and not list(
       (finished / 'quality').glob('*.failed'))
+
+
+@pytest.mark.usefixtures('compiled_quickly')
+@pytest.mark.parametrize('part, rate, steps, failed, whole', [
+    ('classifiers.cnn', 'learning_rate=1e30', 2, 10 * [
+        ('classify', 2, 'the weights are not finite')], []),
+    ('judge', 'learning_rate=1e30', 2, [
+        ('judge', 2, 'the weights are not finite')], ['real', 'standard']),
+    ('generators.cgan', 'g_lr=1e38', 1, [  # Numbers still, but too large.
+        ('pool', 0, 'images are not finite')], ['real', 'standard'])])
+def test_weights_that_the_last_step_ruined(finished, part, rate, steps, failed,
+                                           whole):
+  """No loss tells: that of a step is computed before its update."""
+  changes = [f'--config.{part}.{rate}', f'--config.{part}.steps={steps}']
+  assert launch.main([*TINY, *changes, f'--workdir={finished}']) == 3
+  now = results(finished)
+  assert [(f['phase'], f['step'], f['why'])
+          for f in now['failures']] == failed
+  assert list(now['classifiers']['cnn']['arms']) == whole
+
+
+@pytest.mark.usefixtures('compiled_quickly')
+def test_images_that_nobody_audited_teach_no_one(finished, monkeypatch):
+  for folder in (*(finished / 'audit').iterdir(),
+                 *(finished / 'classify').glob('cnn.add_100.0-*')):
+    shutil.rmtree(folder)
+  def greedy(*args, **how):
+    raise RuntimeError('INTERNAL: Error dispatching computation: Out of memory '
+                       'allocating 618452228 bytes.')
+  monkeypatch.setattr(audit, 'run', greedy)
+  assert launch.main([*TINY, f'--workdir={finished}']) == 3
+  assert not list((finished / 'classify').glob('cnn.add_100.0-*'))
+  now = results(finished)
+  assert list(now['classifiers']['cnn']['missing']) == [
+      'add_100', 'standard_add_100', 'replace_50']
+  assert now['pools']['cgan']['audit'] is None
+
+
+def test_what_failed_is_tried_once_a_launch_and_forgotten_when_done(tmp_path):
+  tries = []
+  site = files.folder(tmp_path / 'classify', 'together-1')
+  def work():
+    tries.append(1)
+    raise MemoryError
+  failing = [tasks.Task('classify', f'cnn.real.{k}', files.folder(
+      tmp_path / 'classify', f'cnn.real.{k}-0'), work, None, site=site)
+             for k in range(3)]
+  place = files.folder(tmp_path / 'judge', 'judge-0')
+  def end():
+    files.begin(place.partial)
+    files.finish(place.partial, place.final, {})
+  done = tasks.Task('judge', 'judge', place, end, None)
+  made = types.SimpleNamespace(all_tasks=lambda: [done, *failing])
+  study._work(made, 'report')
+  assert len(tries) == 1 and done.done
+  # As where a kill comes between the last rename and the end.
+  for ending in ('begun', 'failed'):
+    place.final.with_name(f'judge-0.{ending}').write_text('{}')
+  study._work(made, 'report')
+  assert len(tries) == 2
+  assert sorted(f.name for f in (tmp_path / 'judge').iterdir()) == ['judge-0']
+
+
+def test_a_metric_that_is_no_number_is_a_hole_too(capsys):
+  entry = {'missing': {'a': {'why': 'mse of run 1 is not a number',
+                             'generated': False}}, 'arms': {}}
+  whole = entry | {'missing': {}}
+  out = study.Outcome({'classifiers': {'cnn': entry}}, [])
+  assert commands_run._holes(out, 'launch.py')
+  assert capsys.readouterr().err == 'launch.py: no verdict on a of cnn.\n'
+  assert not commands_run._holes(
+      study.Outcome({'classifiers': {'cnn': whole}}, []), 'launch.py')
+  assert not commands_run._holes(study.Outcome(None, []), 'launch.py')
+
+
+@pytest.mark.parametrize('stage, file, again', [
+    ('data', 'test_labels.npy', False), ('data', 'train_images.npy', False),
+    ('generate', 'metrics.jsonl', False), ('generate', 'variables.npz', False),
+    ('classify', 'metrics.jsonl', False), ('pool', 'pool.npz', False),
+    ('generate', 'interpolation.png', True), ('results', 'results.json', True),
+    ('results', 'report.html', True), ('quality', 'manifest.json', False)])
+def test_one_flipped_bit(finished, undisturbed, capsys, stage, file, again):
+  folder = sorted((finished / stage).iterdir())[0]
+  data = bytearray((folder / file).read_bytes())
+  data[len(data) // 2] ^= 1
+  (folder / file).write_bytes(data)
+  shutil.rmtree(next((finished / 'results').iterdir()), stage != 'results')
+  status = launch.main([*TINY, f'--workdir={finished}'])
+  if again:
+    assert status == 0 and results(finished) == results(undisturbed[0])
+  else:
+    assert status == 2
+    assert f'delete the folder {folder}' in capsys.readouterr().err
 
 
 def test_what_kills_its_process_comes_last(undisturbed, finished):
@@ -471,7 +570,9 @@ def test_what_kills_its_process_comes_last(undisturbed, finished):
     assert hooked(finished, deadly, 1).returncode == -signal.SIGKILL
     assert not (finished / 'results.json').exists()
   # Now all that does not need it is done first, the report too.
-  assert hooked(finished, deadly, 1).returncode == -signal.SIGKILL
+  done = hooked(finished, deadly, 1)
+  assert done.returncode == -signal.SIGKILL
+  assert 'it comes after all others; to have it in its place' in done.stdout
   now = results(finished)
   hole, = now['failures']
   assert hole['why'] == ('2 processes in a row were killed in it before they '

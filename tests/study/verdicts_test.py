@@ -186,9 +186,10 @@ def test_an_arm_without_all_its_runs_has_no_verdict(tmp_path):
   assert shown['ours'] == {'mean': None, 'std': None, 'n': 0}
   assert shown['label'] == 'top-1 error' and shown['percent']
   # Over classifiers: only arms that each of them has, planned as before.
-  both = verdicts.across({'one': whole, 'two': entry}, .05)
-  assert list(both) == ['c']
-  assert both['c']['p_corrected'] == min(1, 3 * both['c']['p'])
+  for both in ({'one': whole, 'two': entry}, {'one': entry, 'two': whole}):
+    found = verdicts.across(both, .05)
+    assert list(found) == ['c']
+    assert found['c']['p_corrected'] == min(1, 3 * found['c']['p'])
 
 
 def test_arms_are_compared_in_any_order(tmp_path):

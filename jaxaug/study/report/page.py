@@ -26,7 +26,8 @@ def write(results: dict, grids: dict, path, pairs: dict | None = None,
       pictures.closest takes them.
     interpolations: generator -> uint8 [H, W, C], a grid with a class to a row.
   """
-  text = render(results, grids, pairs, interpolations).encode()
+  text = render(results, grids, pairs, interpolations).encode(
+      errors='backslashreplace')  # Of paths that are no text.
   with files.replacing(path) as f:
     f.write(text)
 

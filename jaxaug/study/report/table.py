@@ -19,10 +19,11 @@ def verdict_table(results: dict):
       caption=f'Difference of the test {first["label"]} to the baseline, or '
               f'the arm named{unit} with its {words.level(results["alpha"])} '
               f'interval; {words.better(first)} is better; p after Holm.')
-  out.add_column('arm', overflow='fold')
+  out.add_column('arm', overflow='fold', min_width=12)
   for column in ('real +\nsynthetic', measure, 'difference', 'p'):
     out.add_column(column, justify='right', no_wrap=True)
   out.add_column('verdict', no_wrap=True)
+  why = {}
   for name, classifier in results['classifiers'].items():
     out.add_row(text.Text(name, 'bold'))
     for arm, row in classifier['arms'].items():
@@ -31,9 +32,12 @@ def verdict_table(results: dict):
       out.add_row(*map(text.Text, cells),
                   text.Text(verdict, _STYLES.get(verdict, '')))
     for arm, entry in classifier['missing'].items():
-      out.add_row(text.Text(f' {arm}\n  {entry["why"]}'), '', '', '', '',
+      out.add_row(text.Text(f' {arm}'), '', '', '', '',
                   text.Text('missing', _STYLES['hurts']))
+      why.setdefault(entry['why'], []).append(f'{arm} of {name}')
     out.add_section()
+  for cause, arms in why.items():
+    out.caption += f'\nMissing: {", ".join(arms)}: {cause}.'
   return out
 
 

@@ -231,7 +231,10 @@ def best(classifier: dict) -> tuple[str, str] | None:
 # ------------------------------------------------------------------- cautions
 def cautions(results: dict) -> list[str]:
   """Returns what a reader must know before trusting the verdicts."""
-  out = [_failure(failure) for failure in results['failures']]
+  kinds = {}
+  for failure in results['failures']:
+    kinds.setdefault((failure['phase'], failure['why']), []).append(failure)
+  out = [_failure(*alike) for alike in kinds.values()]
   fewest, c = min(((row['n'], c) for c in results['classifiers'].values()
                    for row in c['arms'].values()), key=lambda x: x[0],
                   default=(stats.MIN_RUNS, None))
@@ -252,12 +255,14 @@ def cautions(results: dict) -> list[str]:
   return out
 
 
-def _failure(failure: dict) -> str:
-  """Returns what to say of a task that failed, see study/failures.py."""
+def _failure(failure: dict, *more: dict) -> str:
+  """Returns what to say of tasks that failed alike, see study/failures.py."""
   at = f' in step {failure["step"]:,}' if failure['step'] else ''
   when = failure['time'].replace('T', ' ')
+  also = listed([other['unit'] for other in more]) if more else ''
   return (f'{first_upper(failure["phase"])} {failure["unit"]} failed{at} '
-          f'({when}): {failure["why"]}. What needs it is missing.')
+          f'({when}): {failure["why"]}. {f"So did {also}. " if also else ""}'
+          'What needs it is missing here: pools, their pictures and arms.')
 
 
 def _copies(pool: str, split: str, side: dict, n: int) -> list[str]:

@@ -32,7 +32,8 @@ def _task(study, fold, pool: study_tasks.Task,
         train=fold.splits.train, test=fold.splits.test,
         features=judge.read().features)
   return study_tasks.Task('audit', pool.name, folder, work,
-                          functools.partial(read, folder), needs=(pool, judge))
+                          functools.partial(read, folder), needs=(pool, judge),
+                          where='config.audit')
 
 
 def run(folder: files.Folder, *, name: str, pool: types.Split,

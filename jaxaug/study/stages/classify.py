@@ -59,7 +59,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
       with registry.within(where):
         mixing.check_batch(block['batch_size'], counts.sum())
       drawn = pools[arm.pool].key if arm.pool else ''
-      out += [task._replace(needs=needs[study.arms[i].name])
+      out += [task._replace(needs=needs[study.arms[i].name], where=where)
               for task in _runs(study, fold, name, net, i, counts, drawn,
                                 spare, bank)]
   return out
@@ -82,7 +82,8 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
   """
   config, arm, machine = study.config, study.arms[i], study.machine
   block = config['classifiers'][name]
-  treatment = arms.treat(arm, config['augmentations'], counts)
+  treatment = arms.treat(arm, config['augmentations'], counts,
+                         f'config.arms[{i}]')
   seed, order = study.seed('classifier'), study.seed('batches')
   steps = budget.steps(
       config['budget'], budget.base_steps(block, len(fold.labels)),

@@ -72,7 +72,8 @@ def _task(study, fold, name: str) -> study_tasks.Task:
                           functools.partial(read, folder, model, study.spec,
                                             seed),
                           block['steps'],
-                          size=functools.partial(_size, model))
+                          size=functools.partial(_size, model),
+                          where=f'config.generators.{name}')
 
 
 def _size(model) -> study_tasks.Size:
@@ -239,6 +240,7 @@ def read(folder: files.Folder, model: types.GenerativeModel,
       return None
     picture = folder.final / _INTERPOLATION
     if not files.intact(folder.final, _INTERPOLATION):
+      files.remove(picture)
       with files.replacing(picture) as f:
         images.write_png(f, _interpolation(model, spec, seed, variables()))
       files.include(folder.final, _INTERPOLATION)

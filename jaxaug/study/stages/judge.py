@@ -67,7 +67,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
         np.concatenate([piece.labels for piece in pieces]))))
     fit.train(
         [fit.Job(folder, 0, plan, {'arm': NAME, 'seeds': [config['seed'], 0]})],
-        title=f'judge {fold.label(NAME)}', net=net, treatment=treatment,
+        title=fold.label(NAME), net=net, treatment=treatment,
         bank=bank, validation=fold.splits.validation, test=fold.splits.test,
         steps=steps, seed=seed, devices=machine.devices,
         eval_every=config['eval_every'], log_every=config['log_every'],
@@ -75,7 +75,8 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
   return [study_tasks.Task('judge', NAME, folder, work,
                            functools.partial(read, folder, net), steps,
                            size=functools.partial(study_tasks.of_training, net,
-                                                  fold))]
+                                                  fold),
+                           where='config.judge')]
 
 
 def read(folder: files.Folder, net: fit.Network) -> Judge:

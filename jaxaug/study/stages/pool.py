@@ -58,7 +58,8 @@ def _task(study, fold, name: str,
                           functools.partial(read, folder,
                                             fold.digests('train')[0]),
                           needs=(source,),
-                          size=lambda: study_tasks.Size(bytes_))
+                          size=lambda: study_tasks.Size(bytes_),
+                          where=f'config.pools.{name}')
 
 
 def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
@@ -86,8 +87,12 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
     # All classes, also those that need no more: batch norm may look on.
     ask = rng.permutation(np.resize(np.arange(len(wanted)), batch_size))
     ask = ask.astype(np.int32)
-    drawn = pixels.to_uint8(
-        sample(variables, jax.random.fold_in(key, draws), ask))
+    drawn = np.asarray(sample(variables, jax.random.fold_in(key, draws), ask))
+    if not np.isfinite(drawn).all():
+      raise errors.InputError(
+          f'pool {name}: images are not finite; expected a generator that does '
+          'not diverge.', errors.Failure('images are not finite'))
+    drawn = pixels.to_uint8(drawn)
     keep = select(drawn, ask)
     for k in np.flatnonzero(wanted):
       rows = np.flatnonzero(keep & (ask == k))[:wanted[k]]

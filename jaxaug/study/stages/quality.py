@@ -46,7 +46,8 @@ def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
               'test': fold.splits.test},
         metrics=metrics, cache=features.cache())
   return study_tasks.Task('quality', pool.name, folder, work,
-                          functools.partial(read, folder), needs=(pool,))
+                          functools.partial(read, folder), needs=(pool,),
+                          where='config.evaluation')
 
 
 def run(folder: files.Folder, *, name: str, sets: dict,
@@ -67,7 +68,7 @@ def run(folder: files.Folder, *, name: str, sets: dict,
   """
   begun, blocks = time.monotonic(), measure.blocks(metrics)
   seen = {which: _extract(extractor, split, measure.needs(blocks),
-                          f'{which} images of {name}',
+                          f'quality {name}: {which} images',
                           cache if which != 'pool' else None)
           for which, split in sets.items()}
   rows, notes = {}, []
