@@ -244,8 +244,8 @@ def under_way(tmp_path_factory):
   return root / 'w', go, trained(root / 'whole')
 
 
-@pytest.mark.parametrize('count', [
-    FEW // 20, pytest.param(MANY // 5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [MANY // 5])
 def test_a_training_under_way(under_way, tmp_path, capfd, count):
   first, go, want = under_way
   draw, wrong = random.Random(count), Wrong()

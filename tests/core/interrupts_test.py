@@ -96,7 +96,7 @@ def _launched(rounds, **how):
 
 
 def test_a_first_signal_amid_c_is_answered_and_waits():
-  with _launched(10_000_000) as child:  # Some seconds.
+  with _launched(6_000_000) as child:  # Some seconds.
     child.send_signal(signal.SIGTERM)
     assert [child.stderr.readline() for _ in range(2)] == [
         '\n', 'signal 15: stops after the step under way; a second one stops '
