@@ -236,9 +236,7 @@ def test_kills_leave_no_trace(undisturbed, tmp_path):
   said = kill_and_finish(whole, tmp_path / 'w', [
       # In training, at or after the second checkpoint, so that it resumes.
       (TRAINING, draw.randint(counts[TRAINING] // 2, counts[TRAINING])),
-      (POOL, draw.randint(1, counts[POOL])),
       (CLASSIFYING, draw.randint(1, counts[CLASSIFYING] // 2)),
-      (CLASSIFY, draw.randint(1, counts[CLASSIFY] // 3)),
       (RESULTS, draw.randint(1, counts[RESULTS]))])
   assert re.search(r'generate cgan: continues after step (6|12|18) of 24', said)
 
