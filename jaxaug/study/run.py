@@ -71,6 +71,21 @@ def _work(study: tasks.Study, last: str, deadly: bool = False) -> list[dict]:
   return failures.of_study(study)
 
 
+def _check(study: tasks.Study):
+  """Refuses folders that were damaged, all of them in one line."""
+  damaged = {}
+  for task in study.all_tasks():
+    try:
+      task.done
+    except errors.InputError as e:
+      damaged[str(task.folder.final)] = e
+  if damaged:
+    (_, first), *more = damaged.items()
+    also = ', '.join(folder for folder, _ in more)
+    raise errors.InputError(f'{first} So it is with {also}.' if more else
+                            str(first)) from first
+
+
 def _is_whole(final: pathlib.Path) -> bool:
   """Whether results are there; damaged ones are made anew."""
   try:
@@ -109,7 +124,9 @@ def plan(config: dict, workdir: pathlib.Path):
   schema.check(config)
   files.check_owner(workdir, config['name'])
   with tempfile.TemporaryDirectory() as scratch:
-    yield planning.open_study(config, workdir, pathlib.Path(scratch))
+    study = planning.open_study(config, workdir, pathlib.Path(scratch))
+    _check(study)
+    yield study
 
 
 def overview(study: tasks.Study) -> list[tuple[str, str, int, list[str]]]:
@@ -161,6 +178,7 @@ def run(config: dict, workdir, *, stage: str = 'all',
   workdir = pathlib.Path(workdir)
   with files.lock(workdir, config['name']):
     study = planning.open_study(config, workdir)
+    _check(study)
     files.write_json(workdir / 'config.json', config)
     try:
       out = _go(study, last, command)

@@ -560,6 +560,19 @@ def test_one_flipped_bit(finished, undisturbed, capsys, stage, file, again):
     assert f'delete the folder {folder}' in capsys.readouterr().err
 
 
+def test_all_that_is_damaged_is_named_at_once(finished, capsys):
+  folders = [next((finished / stage).iterdir())
+             for stage in ('generate', 'audit', 'classify')]
+  for folder in folders:
+    (folder / 'manifest.json').write_text('{}')
+  assert launch.main([*TINY, f'--workdir={finished}']) == 2
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and all(str(folder) in err for folder in folders)
+  for folder in folders:
+    shutil.rmtree(folder)
+  assert launch.main([*TINY, f'--workdir={finished}', '--dry_run']) == 0
+
+
 def test_what_kills_its_process_comes_last(undisturbed, finished):
   for folder in (finished / 'classify').glob('cnn.standard.*'):
     shutil.rmtree(folder)

@@ -259,7 +259,8 @@ def _failure(failure: dict, *more: dict) -> str:
   """Returns what to say of tasks that failed alike, see study/failures.py."""
   at = f' in step {failure["step"]:,}' if failure['step'] else ''
   when = failure['time'].replace('T', ' ')
-  also = listed([other['unit'] for other in more]) if more else ''
+  also = listed([other['unit'] for other in more[:5]] + (
+      [f'{len(more) - 5} more'] if len(more) > 5 else [])) if more else ''
   return (f'{first_upper(failure["phase"])} {failure["unit"]} failed{at} '
           f'({when}): {failure["why"]}. {f"So did {also}. " if also else ""}'
           'What needs it is missing here: pools, their pictures and arms.')

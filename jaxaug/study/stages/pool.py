@@ -43,7 +43,7 @@ def _task(study, fold, name: str,
       VERSION, source.key, fold.digests('train'), block, size, seed, names])
 
   bytes_ = size * len(names) * math.prod(study.spec[:3])
-  if not files.is_done(folder.final):
+  if not folder.final.exists():
     memory.check(f'config.pools.{name}.per_class', 2 * bytes_,
                  f'{size} images a class')
 
