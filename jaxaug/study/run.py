@@ -76,7 +76,7 @@ def _check(study: tasks.Study):
   damaged = {}
   for task in study.all_tasks():
     try:
-      task.done
+      files.is_done(task.folder.final)
     except errors.InputError as e:
       damaged[str(task.folder.final)] = e
   if damaged:
