@@ -2,9 +2,11 @@
 
 The rules are those of FID's implementations: TensorFlow 1.x as torch-fidelity
 repeats it, PyTorch as in pytorch-fid, and Pillow's antialiased kernels as in
-clean-fid (Parmar et al. 2022).
+clean-fid (Parmar et al. 2022). `by_factor` is MATLAB's imresize, by which
+SinGAN (Shaham et al. 2019) goes from level to level.
 """
 import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,15 +98,55 @@ def _triangle(old, new):
   return _widened(lambda x: np.maximum(1 - np.abs(x), 0), 1, old, new)
 
 
+def _keys(x, a=-0.5):
+  """The cubic kernel of Keys 1981."""
+  x = np.abs(x)
+  near = ((a + 2) * x - (a + 3)) * x * x + 1
+  far = (((x - 5) * x + 8) * x - 4) * a
+  return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
 @_matrix
-def _cubic(old, new, a=-0.5):
-  def kernel(x):
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-  return _widened(kernel, 2, old, new)
+def _cubic(old, new):
+  return _widened(_keys, 2, old, new)
 
 
 _MATRICES = {'tf1': _tf1, 'pytorch': _pytorch, 'clean': _cubic,
              'bilinear_aa': _triangle, 'area': _triangle}
+
+
+@functools.cache
+def _mirrored(old: int, factor: float) -> np.ndarray:
+  """MATLAB's rule, float32 [new, old]: places by the factor itself, whatever
+  the rounded sides say, and what lies beyond an edge mirrored at it."""
+  new, narrow = math.ceil(old * factor), min(factor, 1.0)
+  places = (np.arange(new) + 0.5)[:, None] / factor - 0.5
+  reach = math.ceil(2 / narrow) + 1
+  pixels = np.floor(places).astype(int) + np.arange(-reach, reach + 2)
+  weights = _keys((places - pixels) * narrow)
+  weights /= weights.sum(1, keepdims=True)
+  pixels %= 2 * old
+  pixels = np.minimum(pixels, 2 * old - 1 - pixels)
+  out = np.zeros((new, old))
+  np.add.at(out, (np.arange(new)[:, None], pixels), weights)
+  return out.astype(np.float32)
+
+
+def by_factor(images, factor: float):
+  """Resizes by MATLAB's imresize: cubic, antialiased where it shrinks.
+
+  Args:
+    images: float [B, H, W, C], of any range, which is not cut.
+    factor: above 0.
+
+  Returns:
+    float32 [B, ceil(factor H), ceil(factor W), C].
+
+  Raises:
+    InputError: no such factor.
+  """
+  errors.positive('factor', factor)
+  x = jnp.asarray(images, jnp.float32)
+  rows, columns = (_mirrored(old, factor) for old in x.shape[1:3])
+  return jnp.einsum('bhwc,uh,vw->buvc', x, rows, columns,
+                    precision=lax.Precision.HIGHEST)

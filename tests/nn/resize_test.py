@@ -110,3 +110,35 @@ def test_unknown_rules_are_one_line():
                      'one of tf1, pytorch, clean, bilinear_aa') as e:
     resize.resize(np.zeros((1, 2, 2, 3)), (4, 4), 'bicubik')
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('factor', [
+    0.8286, 1 / 0.8286, 0.75, 2.0, 0.2, 1.0, 3.7])
+@pytest.mark.parametrize('size', [(64, 64), (25, 31), (5, 40)])
+def test_by_factor_is_matlabs_imresize(factor, size):
+  """Beside a twin that somebody else wrote from the same rule."""
+  pytest.importorskip('torch')
+  import torch
+
+  from tests.torch_twins import singan
+  images = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype('f')
+  got = np.asarray(jax.jit(resize.by_factor, static_argnums=1)(images, factor))
+  want = singan.resize(torch.tensor(np.moveaxis(images, 3, 1)).double(), factor,
+                       eight_bit=False)
+  assert got.dtype == np.float32
+  np.testing.assert_allclose(np.moveaxis(got, 3, 1), want.numpy(), rtol=0,
+                             atol=2e-6)
+
+
+def test_by_factor_by_hand():
+  """Twice as large: new pixels lie at -1/4, 1/4, 3/4, ... of the old ones.
+
+  Keys' kernel at 1/4, 3/4, 5/4, 7/4: 111/128, 29/128, -9/128, -3/128.
+  """
+  row = np.array([0, 1, 0, 0], np.float32)[None, None, :, None]
+  got = np.asarray(resize.by_factor(row.repeat(4, 1), 2.0))[0, 3, :, 0]
+  # What pixel 1 gives, and its image at -2 beyond the left edge.
+  want = np.array([-9 - 3, 29, 111, 111, 29, -9, -3, 0]) / 128
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  with pytest.raises(errors.InputError, match='^factor: 0'):
+    resize.by_factor(row, 0)
