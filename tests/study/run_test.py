@@ -393,7 +393,6 @@ def test_a_run_that_diverges_leaves_a_hole(finished, diverging, capsys):
 
 def test_a_generator_that_diverges_leaves_real_images(finished, diverging,
                                                       capsys):
-  old = results(finished)
   folders = {}
   for stage in ('generate', 'pool', 'audit', 'quality'):
     folders[stage], = (finished / stage).iterdir()
