@@ -290,9 +290,22 @@ def include(final, name: str):
 
 
 def _seal(folder, value: dict):
+  write_sealed(pathlib.Path(folder) / 'manifest.json', value)
+
+
+def write_sealed(path, value: dict):
+  """Writes a JSON object with a digest of itself, `sha256`."""
   value = _plain(value)
-  write_json(pathlib.Path(folder) / 'manifest.json',
-             value | {'sha256': _sha256_of(value)})
+  write_json(path, value | {'sha256': _sha256_of(value)})
+
+
+def read_sealed(path) -> dict | None:
+  """Returns what `write_sealed` wrote; None where it is missing or damaged."""
+  value = _object(path)
+  try:
+    return value if value.pop('sha256', None) == _sha256_of(value) else None
+  except RecursionError:
+    return None
 
 
 def _sha256_of(value) -> str:
@@ -344,19 +357,16 @@ def manifest(final) -> dict:
 
 
 def _sealed(final) -> dict:
-  try:
-    value = json.loads((pathlib.Path(final) / 'manifest.json').read_bytes())
-    if value.keys() >= {'commit', 'seconds'} and 'sha256' not in value:
-      raise errors.InputError(
-          f'{final}: was made by another version of jaxaug, without digests, '
-          'or is damaged; expected one that this version made: delete it, and '
-          'the command that made it makes it again.')
-    if value.pop('sha256') != _sha256_of(value):
-      raise ValueError
+  path = pathlib.Path(final) / 'manifest.json'
+  if (value := read_sealed(path)) is not None:
     return value
-  except (OSError, ValueError, LookupError, AttributeError, TypeError,
-          RecursionError) as e:
-    raise damaged(final, 'manifest.json') from e
+  found = _object(path).keys()
+  if found >= {'commit', 'seconds'} and 'sha256' not in found:
+    raise errors.InputError(
+        f'{final}: was made by another version of jaxaug, without digests, '
+        'or is damaged; expected one that this version made: delete it, and '
+        'the command that made it makes it again.')
+  raise damaged(final, 'manifest.json')
 
 
 def intact(final, name: str) -> bool:

@@ -6,8 +6,6 @@ then NAME.failed, which says what happened; and, while it is at work,
 NAME.begun, which a process that is killed leaves behind.
 """
 import datetime
-import hashlib
-import json
 import pathlib
 import re
 
@@ -25,27 +23,16 @@ def _beside(task: tasks.Task, ending: str) -> pathlib.Path:
 
 
 def _write(path: pathlib.Path, value: dict):
-  value = value | {'of': path.name}
-  text = json.dumps(value, sort_keys=True)
   with files.writing(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_json(path, value | {
-      'sha256': hashlib.sha256(text.encode()).hexdigest()})
+  files.write_sealed(path, value | {'of': path.name})
 
 
 def _read(path: pathlib.Path) -> dict | None:
   """Returns what `_write` wrote; None where it is missing, damaged or another
   task's: then the task is tried again, and nothing is lost."""
-  try:
-    value = json.loads(path.read_bytes())
-    sha = value.pop('sha256')
-    text = json.dumps(value, sort_keys=True)
-    if value['of'] != path.name:
-      return None
-  except (OSError, ValueError, LookupError, AttributeError, TypeError,
-          RecursionError):
-    return None
-  return value if sha == hashlib.sha256(text.encode()).hexdigest() else None
+  value = files.read_sealed(path)
+  return value if value and value['of'] == path.name else None
 
 
 def _saved(task: tasks.Task) -> int:
