@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxaug.core import errors, registry, types
-from jaxaug.data import pixels
+from jaxaug.data import origins, pixels
 from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.training import checkpoint, classifier
 from tests import quick
@@ -86,20 +86,33 @@ def test_block_is_documented_and_takes_its_options_by_name(kind, name):
 
 
 def _gan_batch(model, spec, size=4):
-  rng = np.random.default_rng(0)
-  shape = (model.d_steps, size, spec.height, spec.width, spec.channels)
-  labels = rng.integers(0, spec.num_classes, shape[:2])
-  return {'image': rng.integers(0, 256, shape, np.uint8),
-          'label': labels.astype(np.int32)}
+  """The first batch of a training split of noise, and all of that split."""
+  train = _split(spec)
+  index = np.arange(model.d_steps * size).reshape(model.d_steps, size)
+  if model.feed:
+    names = tuple(map(str, range(spec.num_classes)))
+    index = model.feed(train.labels, names, size, 0)(0)
+  elif model.per_image:
+    train = types.Split(*(x[:1] for x in train))
+    index = np.zeros((1, 1), np.int32)
+  return {'image': train.images[index], 'label': train.labels[index]}, train
 
 
 class _Made(typing.NamedTuple):
-  """A generator, and what is compiled once for all tests of it."""
+  """A generator, and what is compiled once for all tests of it.
+
+  step: of its first phase. rules: of each one, (what begins it or None, step).
+  sample(variables, key, labels): from real images where it wants some.
+  """
   spec: types.ImageSpec
   model: types.GenerativeModel
   init: typing.Callable
-  step: typing.Callable
+  rules: tuple
   sample: typing.Callable
+
+  @property
+  def step(self):
+    return self.rules[0][1]
 
 
 @functools.lru_cache(3)  # Compiled programs are large.
@@ -107,36 +120,48 @@ def _made(name, spec, dtype) -> _Made:
   build = registry.find('generators', name).build
   given = {'dtype': dtype} if 'dtype' in registry.arguments(build) else {}
   model = build(spec, **SMALL.get(name, {}), **given)
-  return _Made(spec, model, quick.jit(model.init), quick.jit(
-      model.step, donate_argnums=0), quick.jit(model.sample))
+  rules = [(None, model.step), *((p.begin, p.step) for p in model.phases)]
+  draw = origins.sampler(model, _gan_batch(model, spec)[1], spec.num_classes)
+  return _Made(spec, model, quick.jit(model.init), tuple(
+      (begin and quick.jit(begin), quick.jit(step, donate_argnums=0))
+      for begin, step in rules), quick.jit(lambda *given: draw(*given)[0]))
 
 
-def _start(made):
-  state = made.init(KEY)
-  if made.model.adapt:
-    images = _gan_batch(made.model, made.spec)['image']
-    state = quick.jit(made.model.adapt)(
-        state, images.reshape(-1, *made.spec[:3]))
+def _begun(made, state, begin):
+  """The state at the start of a phase, or of all."""
+  if begin:
+    state = begin(state, *_gan_batch(made.model, made.spec)[1][:2])
   # To where a checkpoint puts it, or the step would be compiled again.
   return jax.device_put(state, jax.devices()[0])
 
 
-def _labels(spec):
-  return np.arange(7, dtype=np.int32) % spec.num_classes
+def _start(made):
+  return _begun(made, made.init(KEY),
+                made.model.adapt and quick.jit(made.model.adapt))
+
+
+def _labels(made):
+  return np.resize(np.array(origins.made(
+      made.model, made.spec.num_classes), np.int32), 7)
 
 
 @_each('generators')
 def test_generator_takes_grey_images(name):
   """As it is by default; shapes only."""
   model = registry.find('generators', name).build(GREY)
+  made = _Made(GREY, model, model.init, (), None)
   state = jax.eval_shape(model.init, KEY)
-  batch = _gan_batch(model, GREY)
-  new, logs = jax.eval_shape(model.step, state, batch, KEY)
-  shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), x)
-            for x in (state, new)]
-  assert shapes[0] == shapes[1] and logs
-  images = jax.eval_shape(lambda state: model.sample(
-      model.variables(state), KEY, _labels(GREY)), state)
+  batch, train = _gan_batch(model, GREY)
+  for begin, step in [(model.adapt, model.step), *(
+      (phase.begin, phase.step) for phase in model.phases)]:
+    begun = jax.eval_shape(begin, state, *train[:2]) if begin else state
+    new, logs = jax.eval_shape(step, begun, batch, KEY)
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), x)
+              for x in (state, begun, new)]
+    assert shapes[0] == shapes[1] == shapes[2] and logs
+  draw = origins.sampler(model, train, GREY.num_classes)
+  images, _ = jax.eval_shape(lambda state: draw(
+      model.variables(state), KEY, _labels(made)), state)
   assert images.shape == (7, 28, 28, 1) and images.dtype == jnp.float32
 
 
@@ -146,17 +171,23 @@ def test_generator_takes_grey_images(name):
 @_each('generators')
 def test_generator(name, spec, dtype, tmp_path):
   made = _made(name, spec, dtype)
-  model, step, sample = made.model, made.step, made.sample
-  state, batch = _start(made), _gan_batch(model, spec)
-  before, first = jax.tree.map(np.array, state), state
-  for i in range(2):
-    assert int(state.step) == i
-    state, logs = step(state, batch, KEY)
-    assert logs and all(v.shape == () and np.isfinite(v)
-                        for v in logs.values())
-  assert step._cache_size() == 1  # One compilation, whatever the step.
-  del first
-  assert _finite(state)
+  model, sample = made.model, made.sample
+  state, (batch, _) = _start(made), _gan_batch(model, spec)
+  before, done = jax.tree.map(np.array, state), 0
+  for begin, step in made.rules:
+    state = _begun(made, state, begin)
+    begun = jax.tree.map(np.array, state)
+    for _ in range(2):
+      assert int(state.step) == done
+      state, logs = step(state, batch, KEY)
+      assert logs and all(v.shape == () and np.isfinite(v)
+                          for v in logs.values())
+      done += 1
+    assert step._cache_size() == 1  # One compilation, whatever the step.
+    assert _finite(state)
+    if spec == WIDE:
+      _resumes(tmp_path / str(done), step, batch, begun, state)
+      assert step._cache_size() == 1
   moved = [not np.array_equal(a, b) for a, b in zip(
       jax.tree.leaves(before), jax.tree.leaves(state), strict=True)]
   assert np.mean(moved) > 0.9
@@ -164,28 +195,27 @@ def test_generator(name, spec, dtype, tmp_path):
 
   counts = model.parameters(state)
   assert counts and all(n > 0 for n in counts.values())
-  labels, variables = _labels(spec), model.variables(state)
+  labels, variables = _labels(made), model.variables(state)
   images = sample(variables, KEY, labels)
   assert images.shape == (7, spec.height, spec.width, spec.channels)
   assert images.dtype == jnp.float32 and (np.abs(images) <= 1).all()
   np.testing.assert_array_equal(images, sample(variables, KEY, labels))
   assert not np.array_equal(images, sample(variables, jax.random.key(1),
                                            labels))
-  assert not np.array_equal(images, sample(variables, KEY, labels[::-1]))
-  if spec == WIDE:
-    _resumes(tmp_path, step, batch, before, state)
-    assert step._cache_size() == 1
+  if not model.per_image:
+    assert not np.array_equal(images, sample(variables, KEY, labels[::-1]))
 
 
 def _resumes(folder, step, batch, start, end):
   """A step, a checkpoint on disk, another step: the bits of two steps."""
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), start)
   start = jax.device_put(jax.tree.map(jnp.array, start), jax.devices()[0])
-  keep = checkpoint.open(folder / 'all')
-  keep.save(1, step(start, batch, KEY)[0], {})
+  first = int(start.step) + 1
+  keep = checkpoint.open(folder)
+  keep.save(first, step(start, batch, KEY)[0], {})
   _, back, _ = keep.restore(like)
   keep.close()
-  assert int(back.step) == 1
+  assert int(back.step) == first
   jax.tree.map(functools.partial(np.testing.assert_array_equal, strict=True),
                step(back, batch, KEY)[0], end)
 
@@ -319,8 +349,8 @@ def test_generator_computes_alike_in_half_precision(name):
     made = _made(name, WIDE, dtype)
     state = _start(made)
     assert jnp.bfloat16 not in jax.tree.leaves(_dtypes(state))
-    images = made.sample(made.model.variables(state), KEY, _labels(WIDE))
-    _, logs = made.step(state, _gan_batch(made.model, WIDE), KEY)
+    images = made.sample(made.model.variables(state), KEY, _labels(made))
+    _, logs = made.step(state, _gan_batch(made.model, WIDE)[0], KEY)
     outputs.append((images, {k: v for k, v in logs.items() if 'loss' in k}))
   (a, losses), (b, half) = outputs
   assert b.dtype == jnp.float32 and not np.array_equal(a, b)

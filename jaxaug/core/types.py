@@ -69,24 +69,51 @@ class ClassifierState(typing.NamedTuple):
   net: Net               # different length share one compiled step.
 
 
+class Phase(typing.NamedTuple):
+  """A later part of a training that goes by another rule.
+
+  first: updates before it.
+  step: as GenerativeModel.step, on states of the same structure.
+  begin(state, images uint8 [N, H, W, C], labels int32 [N]) -> state: before its
+    first step, from the whole training split.
+  """
+  first: int
+  step: typing.Callable
+  begin: typing.Callable
+
+
 class GenerativeModel(typing.NamedTuple):
   """What makes a pool: pure functions; init, step and sample are jittable.
 
   init(key) -> state: a pytree without functions or keys.
   step(state, batch, key) -> (state, logs): one update. `batch` holds 'image'
-    uint8 [d_steps, B, H, W, C] and 'label' int32 [d_steps, B]; `logs` are
-    scalars. `key` is the run's key: randomness is fold_in(key, step).
+    uint8 [d_steps, B, H, W, C] and 'label' int32 [d_steps, B], or what `feed`
+    says; `logs` are scalars. `key` is the run's key: randomness is
+    fold_in(key, step).
   variables(state) -> the part of a state that sampling needs, averaged.
   sample(variables, key, labels, given=None) -> float32 [B, H, W, C] in
-    [-1, 1]; `given` carries real images for models that start from one.
+    [-1, 1]; `given`, float32 [B, H, W, C], are the real images that a model
+    with `origins` starts from.
   parameters(state) -> {network: number of its trainable parameters}.
   d_steps: how many batches one `step` eats.
   decode(variables, z [B, z_dim], labels) -> what `sample` gives for this noise;
     None for models without a latent space.
   z_dim: size of the noise.
-  adapt(state, images uint8 [N, H, W, C]) -> state: what a model takes from the
-    whole training split before its first step; None for nothing.
+  adapt(state, images uint8 [N, H, W, C], labels int32 [N]) -> state: what a
+    model takes from the whole training split before its first step; None for
+    nothing.
   noise: what `decode` takes: 'normal', or 'uniform' from -1 to 1.
+  phases: later parts of the training, in their order; () for one rule all
+    along. Only the last one's weights are good for a pool.
+  feed(labels int [N], class_names, batch_size, seed) -> batch(i) -> int32
+    [..., B], the training images that step i sees, in the shape of its batch;
+    a pure function. It refuses, as an InputError, classes that the model cannot
+    learn from. None for shuffled epochs of all of them, [d_steps, B].
+  origins: (class, class of the real images that its samples start from), of
+    every class that it makes; () for noise alone.
+  classes: those that it makes; () for all.
+  per_image: whether it learns from one image, so that a labelled set takes
+    many of them; its `feed` is not asked, and a batch is that image.
   """
   init: typing.Callable
   step: typing.Callable
@@ -98,6 +125,11 @@ class GenerativeModel(typing.NamedTuple):
   z_dim: int = 0
   adapt: typing.Callable | None = None
   noise: str = 'normal'
+  phases: tuple[Phase, ...] = ()
+  feed: typing.Callable | None = None
+  origins: tuple[tuple[int, int], ...] = ()
+  classes: tuple[int, ...] = ()
+  per_image: bool = False
 
 
 class Extractor(typing.NamedTuple):

@@ -39,7 +39,7 @@ class Curve(typing.NamedTuple):
 
 
 def make(extractor: features.FeatureExtractor, validation: types.Split,
-         classes: int, *, metric: str, every: int, images: int,
+         classes: tuple[int, ...], *, metric: str, every: int, images: int,
          train: types.Split | None = None,
          shares: dict | None = None) -> Curve | None:
   """Returns the curve; None for `every` 0, or without validation images.
@@ -47,7 +47,7 @@ def make(extractor: features.FeatureExtractor, validation: types.Split,
   Args:
     extractor: what looks.
     validation: what generated images are held against.
-    classes: how many there are, all asked for equally often.
+    classes: those asked for, equally often.
     metric: a file of image_metrics/ that needs only what a network sees.
     every, images: steps between looks, and images that each draws.
     train: the training images, for the watch.
@@ -57,7 +57,7 @@ def make(extractor: features.FeatureExtractor, validation: types.Split,
     return None
   count = -(-images // _DRAWN) * _DRAWN  # Whole batches, classes mixed in each.
   labels = randomness.generator(0).permuted(
-      np.resize(np.arange(classes, dtype=np.int32), count))
+      np.resize(np.array(classes, np.int32), count))
   block, watched = measure.blocks([metric]), any((shares or {}).values())
   needs = measure.needs(block) | ({'features'} if watched else set())
   real = features.of_array(extractor, np.asarray(validation.images), needs)
@@ -96,15 +96,26 @@ def start(curve: Curve, model: types.GenerativeModel, state) -> dict:
   return best
 
 
-def hook(curve: Curve, model: types.GenerativeModel, key) -> loop.Hook:
+def hook(curve: Curve, model: types.GenerativeModel, draw,
+         key) -> loop.Hook:
   """Returns the hook that keeps the variables of the curve's lowest point.
 
   Not of a look at which the watch found too little; a collapse ends the run.
+  There is no look before the model's last phase.
+
+  Args:
+    curve: what is looked at.
+    model: whose variables.
+    draw: see data/origins.py.
+    key: of what is drawn, the same at each look.
   """
-  sample = jax.jit(model.sample)
+  sample = jax.jit(lambda *given: draw(*given)[0])
   parts = curve.labels.reshape(-1, _DRAWN)
+  first = model.phases[-1].first if model.phases else 0
 
   def look(step, state, best, writer):
+    if step <= first:
+      return best
     variables = model.variables(state)
     value, watched = curve.score(np.concatenate([
         pixels.to_uint8(sample(variables, jax.random.fold_in(key, i), labels))

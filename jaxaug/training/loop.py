@@ -132,8 +132,11 @@ def _kept(folder) -> str:
 
 def _record(records, step: int, writer, show):
   """Writes the means of the logs since the last record."""
-  means = {name: sum(record[name] for record in records) / len(records)
-           for name in records[0]}
+  values = {}  # A phase of a training may have logs that another has not.
+  for record in records:
+    for name, value in record.items():
+      values.setdefault(name, []).append(value)
+  means = {name: sum(each) / len(each) for name, each in values.items()}
   writer.scalars(step, means)
   show(step, '  '.join(f'{k} {v:.3g}' for k, v in means.items()))
 

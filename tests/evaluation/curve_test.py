@@ -12,7 +12,7 @@ EVERY = 2
 
 
 def looks(by_pixel, validation, train, **given):
-  return curves.make(by_pixel, validation, 10, train=train, **{
+  return curves.make(by_pixel, validation, range(10), train=train, **{
       'metric': 'fid', 'every': EVERY, 'images': 200, 'shares': SHARES,
       **given})
 
@@ -67,9 +67,10 @@ def test_what_real_images_do_not_show_is_not_watched(by_pixel, train,
                                                      validation):
   """One class; labels that say nothing; classes of one image; no wish."""
   one = train._replace(labels=np.zeros_like(train.labels))
+  alike = validation._replace(labels=np.zeros_like(validation.labels))
   curve = curves.make(
-      by_pixel, validation._replace(labels=np.zeros_like(validation.labels)), 1,
-      metric='fid', every=1, images=100, train=one, shares=SHARES)
+      by_pixel, alike, (0,), metric='fid', every=1, images=100, train=one,
+      shares=SHARES)
   assert list(curve.watch.real) == ['diversity']
   rng = np.random.default_rng(0)
   mixed = validation._replace(labels=rng.permutation(validation.labels))

@@ -228,10 +228,11 @@ def test_no_latent_space_no_interpolation(tmp_path, garments, train):
 def test_a_model_adapts_once_to_the_whole_training_split(tmp_path, train):
   """Also when it is resumed: what it took is in the checkpoint."""
   made, calls = _wave('normal'), []
-  def adapt(state, pixels):
+  def adapt(state, pixels, labels):
     calls.append(pixels.shape)
     assert pixels.dtype == jnp.uint8
-    return {'gain': state['gain'] + pixels.astype(jnp.float32).mean() / 255}
+    return {'gain': state['gain'] + pixels.astype(jnp.float32).mean() / 255
+            + labels.sum()}
   def step(state, batch, key):
     return {'gain': state['gain'] * 1.01}, {'loss': state['gain']}
   made = made._replace(adapt=adapt, step=step)
@@ -239,7 +240,7 @@ def test_a_model_adapts_once_to_the_whole_training_split(tmp_path, train):
   folders = [files.folder(tmp_path, name) for name in 'ab']
   run(folders[0])
   assert calls == [train.images.shape]
-  gain = np.float32(1) + np.float32(train.images.mean() / 255)
+  gain = np.float32(1 + train.images.mean() / 255 + train.labels.sum())
   first = metrics_log.read(folders[0].final)[0]
   assert first['loss'] == pytest.approx(
       np.mean([gain * 1.01**i for i in range(3)]), rel=1e-6)

@@ -82,7 +82,7 @@ def model(garments):
 def test_the_lowest_point_of_the_curve_is_kept(tmp_path, garments, by_pixel,
                                                metric):
   made, folder = model(garments), files.folder(tmp_path, 'g')
-  curve = curves.make(by_pixel, part(garments.test, slice(0, 150)), 10,
+  curve = curves.make(by_pixel, part(garments.test, slice(0, 150)), range(10),
                          metric=metric, every=2, images=150)
   assert len(curve.labels) == 200  # Whole batches.
   assert (np.bincount(curve.labels) == 20).all()
@@ -105,8 +105,9 @@ def test_without_validation_or_without_a_curve_the_last_weights_stay(
     tmp_path, garments, by_pixel):
   given = {'metric': 'fid', 'images': 100}
   none = part(garments.test, slice(0, 0))
-  assert curves.make(by_pixel, none, 10, every=2, **given) is None
-  assert curves.make(by_pixel, garments.test, 10, every=0, **given) is None
+  assert curves.make(by_pixel, none, range(10), every=2, **given) is None
+  assert curves.make(by_pixel, garments.test, range(10), every=0,
+                     **given) is None
   made, folder = model(garments), files.folder(tmp_path, 'g')
   generate.run(folder, name='g', spec=types.ImageSpec(28, 28, 1, 10),
                train=part(garments.train, slice(0, 64)), train_digest='',
@@ -119,7 +120,8 @@ def test_without_validation_or_without_a_curve_the_last_weights_stay(
 def test_the_curve_sees_what_the_model_draws(garments, by_pixel):
   """The score is the metric of exactly these images."""
   some = part(garments.test, slice(0, 150))
-  curve = curves.make(by_pixel, some, 10, metric='fid', every=2, images=100)
+  curve = curves.make(by_pixel, some, range(10), metric='fid', every=2,
+                      images=100)
   drawn = pixels.to_uint8(garments.train.images[:100] / 127.5 - 1)
   want = measure.compare(some.images, drawn, by_pixel.network, ('fid',))
   assert curve.score(drawn) == (pytest.approx(want['fd_pixels'].value), {})

@@ -28,9 +28,9 @@ PARTS = (optimizers.make, *regularisation.ALL, *augmentation.ALL, noise.make,
          losses.make, losses.classes, turns.turns, turns.balance, turns.top_k)
 
 
-def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
-         ema_decay: float = 0.999, ema_start: int = 0, mirror: bool = False,
-         statistics: str = 'running', **options: PARTS,
+def make(spec: types.ImageSpec, generator, discriminator, condition=None,
+         pairs: bool = False, *, ema_decay: float = 0.999, ema_start: int = 0,
+         mirror: bool = False, statistics: str = 'running', **options: PARTS,
          ) -> types.GenerativeModel:
   """Returns the generative model of two players.
 
@@ -43,6 +43,11 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
     condition: real images, float [B, H, W, C] -> what the generator starts
       from beside noise, such as the images blurred; it is called (z, labels,
       given, train) then, and `sample` and `decode` need `given`.
+    pairs: whether batches are pairs of real images of one class, [D, 2, B, H,
+      W, C] and labels [D, 2, B]: the generator starts from the first, as with
+      `condition`, and the second is the real one beside the fake; the
+      discriminator sees the first too, (images, labels, given, train). Of one
+      batch more than `d_steps` the last is the generator's own.
     ema_decay: of the averaged generator, weights and statistics alike; warmed
       up as min(decay, (1 + t) / (10 + t)),
     ema_start: or a copy of the generator before this step, if it is not 0.
@@ -56,11 +61,11 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
   """
   errors.one_of('statistics', statistics, ('running', 'batch', 'standing'))
   errors.one_of('mirror', mirror, (False, True))
-  if condition and statistics == 'standing':
+  if (condition or pairs) and statistics == 'standing':
     raise errors.InputError(
         "statistics: 'standing' draws from noise alone, which this model does "
         "not; expected 'running' or 'batch'.")
-  rule = _rule(generator, discriminator, condition, options,
+  rule = _rule(generator, discriminator, condition, pairs, options,
                mirror=mirror, average=ema.make(ema_decay, ema_start))
   standing = jax.jit(functools.partial(_standing, rule, spec.num_classes))
   def variables(state):
@@ -73,7 +78,7 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None, *,
       rule.turns.d_steps, decode, rule.noise.size, noise=rule.noise.kind)
 
 
-def _rule(generator, discriminator, condition, options: dict,
+def _rule(generator, discriminator, condition, pairs, options: dict,
           **own) -> step.Rule:
   """The rule, from the flat keys of a config; what excludes what is here."""
   stray = options.keys() - registry.arguments(make).keys()
@@ -83,7 +88,7 @@ def _rule(generator, discriminator, condition, options: dict,
     takes = registry.arguments(part)
     return part(**{k: v for k, v in options.items() if k in takes})
   rule = step.Rule(
-      generator, discriminator, condition, noise=of(noise.make),
+      generator, discriminator, condition, pairs, noise=of(noise.make),
       augmentations=tuple(filter(None, map(of, augmentation.ALL))),
       loss=of(losses.make), class_loss=of(losses.classes),
       regularisers=tuple(filter(None, map(of, regularisation.ALL))),
@@ -110,9 +115,11 @@ def _init(rule, spec, key):
     params = variables['params']
     return types.Net(params, variables.get('batch_stats', {}), tx.init(params))
   key_g, key_d = jax.random.split(key)
+  given = step.given(rule, image)
   g = net(rule.generator, rule.optimizers.g, key_g,
-          jnp.zeros((1, rule.noise.size)), labels, *step.given(rule, image))
-  d = net(rule.discriminator, rule.optimizers.d, key_d, image, labels)
+          jnp.zeros((1, rule.noise.size)), labels, *given)
+  d = net(rule.discriminator, rule.optimizers.d, key_d, image, labels,
+          *(given if rule.pairs else ()))
   # A copy: the state is donated, and one buffer cannot be donated twice.
   average = jax.tree.map(jnp.copy, {'params': g.params, 'batch_stats': g.stats})
   control = {}
@@ -124,7 +131,7 @@ def _init(rule, spec, key):
 def _decode(rule, by_batch, variables, z, labels, given=None):
   """Images of noise; by the statistics of their batch, or by the averages."""
   net = types.Net(variables['params'], variables['batch_stats'], None)
-  start = (given,) if rule.condition else ()
+  start = (given,) if rule.condition or rule.pairs else ()
   images, _ = step.call(rule.generator, net, z, labels, *start, train=by_batch)
   return images.astype(jnp.float32)
 

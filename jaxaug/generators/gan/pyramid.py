@@ -264,7 +264,8 @@ def make(spec: types.ImageSpec, levels: tuple[Level, ...], *,
     return PyramidState(jnp.int32(0), states, jnp.zeros(spec[:3]),
                         jnp.ones(spec[:3]))
 
-  def adapt(state, images):
+  def adapt(state, images, labels):
+    del labels
     mean, std = pixel_statistics(images, mirror)
     return state._replace(mean=mean, std=std)
 

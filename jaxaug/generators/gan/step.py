@@ -26,6 +26,7 @@ class Rule(typing.NamedTuple):
   generator: typing.Any              # Flax modules, both.
   discriminator: typing.Any
   condition: typing.Callable | None  # Real images -> what G starts from too.
+  pairs: bool                        # Or the first of a pair of images is it.
   noise: noise.Noise
   mirror: bool                       # Whether half of real images are flipped.
   augmentations: tuple               # augmentation.Augmentation, one by one.
@@ -130,24 +131,31 @@ def _updates_of_d(rule, state, batch, keys):
 
 
 def _turn(rule, step, control, images, labels, keys) -> Turn:
-  """Takes real images uint8 or float [B, H, W, C]."""
+  """Takes real images uint8 or float [B, H, W, C], or pairs of them."""
   if not jnp.issubdtype(images.dtype, jnp.floating):
     images = pixels.to_float(images)
+  start = None
+  if rule.pairs:
+    (start, images), labels = images, labels[1]
   if rule.mirror:
     flip = jax.random.bernoulli(keys.mirror, shape=(images.shape[0], 1, 1, 1))
     images = jnp.where(flip, images[:, :, ::-1], images)
-  return Turn(step, control, images, labels, given(rule, images), keys)
+  start = images if start is None else start
+  return Turn(step, control, images, labels, given(rule, start), keys)
 
 
 def given(rule: Rule, images) -> tuple:
   """What G starts from beside noise, made of real images; () for nothing."""
+  if rule.pairs:
+    return (images,)
   return (rule.condition(images),) if rule.condition else ()
 
 
 def _fakes(rule, g, turn, key):
   """G's images, and its new statistics."""
   z = rule.noise.draw(key, turn.labels.shape[0])
-  return call(rule.generator, g, z, turn.labels, *turn.given)
+  return call(rule.generator, g, z, turn.labels, *turn.given,
+              key=jax.random.fold_in(key, 1))
 
 
 def call(module, net: types.Net, *args, key=None, train: bool = True):
@@ -197,7 +205,7 @@ def _d_loss(params, rule, d, turn, fake, shown):
     value += rule.class_loss.weight * part
     logs |= {'d_source_loss': source, 'd_class_loss': part}
   def plain(images):
-    return _apply_d(rule, d, images, turn.labels, turn.keys.dropout)[0]
+    return _apply_d(rule, d, turn, images, turn.keys.dropout)[0]
   def score(images):
     return plain(_augment(rule, turn, images))
   seen = regularisation.Seen(turn, fake, scores, score, plain)
@@ -214,22 +222,25 @@ def _augment(rule, turn, images):
 
 def _scores(rule, d, turn, shown):
   """Scores of images [2B, H, W, C], real ones first; D's new statistics."""
-  labels, keys = turn.labels, turn.keys
+  keys = turn.keys
   if rule.turns.separate_passes:
     real, fake = jnp.split(shown, 2)
-    of_real, real_logits, stats = _apply_d(rule, d, real, labels, keys.dropout)
+    of_real, real_logits, stats = _apply_d(rule, d, turn, real, keys.dropout)
     of_fake, fake_logits, stats = _apply_d(
-        rule, d._replace(stats=stats), fake, labels, keys.second)
+        rule, d._replace(stats=stats), turn, fake, keys.second)
     return Scores(of_real, of_fake, (real_logits, fake_logits)), stats
-  both, logits, stats = _apply_d(rule, d, shown, jnp.tile(labels, 2),
-                                 keys.dropout)
+  twice = turn._replace(**{name: jax.tree.map(
+      lambda x: jnp.concatenate([x, x]), getattr(turn, name))
+                           for name in ('labels', 'given')})
+  both, logits, stats = _apply_d(rule, d, twice, shown, keys.dropout)
   logits = (None, None) if logits is None else jnp.split(logits, 2)
   return Scores(*jnp.split(both, 2), tuple(logits)), stats
 
 
-def _apply_d(rule, d, images, labels, key):
+def _apply_d(rule, d, turn, images, key):
   """D's scores [B] and class logits [B, K] or None, float32; statistics."""
-  out, stats = call(rule.discriminator, d, images, labels, key=key)
+  given = turn.given if rule.pairs else ()
+  out, stats = call(rule.discriminator, d, images, turn.labels, *given, key=key)
   scores, logits = out if isinstance(out, tuple) else (out, None)
   return (scores.astype(jnp.float32),
           None if logits is None else logits.astype(jnp.float32), stats)
@@ -237,8 +248,8 @@ def _apply_d(rule, d, images, labels, key):
 
 def _g_loss(fake, rule, d, turn):
   """G's loss; logs."""
-  scores, logits, _ = _apply_d(rule, d, _augment(rule, turn, fake),
-                               turn.labels, turn.keys.dropout)
+  scores, logits, _ = _apply_d(rule, d, turn, _augment(rule, turn, fake),
+                               turn.keys.dropout)
   value = source = rule.loss.generator(scores, rule.top_k(turn.step, scores))
   logs = {}
   if rule.class_loss.weight:

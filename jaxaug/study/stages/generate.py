@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxaug.core import console, errors, files, registry, types
-from jaxaug.data import images, mixing, pixels
+from jaxaug.data import images, mixing, origins, pixels
 from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
 from jaxaug.study import schema
@@ -49,13 +49,17 @@ def _task(study, fold, name: str) -> study_tasks.Task:
         f'config.generators.{name}.batch_size: {block["batch_size"]}; expected '
         f'at most {len(train.labels)}, the number of training images.')
   seed, machine = study.seed('generator', name), study.machine
+  with registry.within(f'config.generators.{name}'):
+    _feed(model, train.labels, fold.splits.class_names, block['batch_size'],
+          seed)
   chosen_by, find_curve = None, lambda: None
   if config['curve']['every']:
+    classes = origins.made(model, study.spec.num_classes)
     chosen_by = [config['curve'], config['collapse'],
                  study.extractor.identity, fold.digests('validation')]
     find_curve = functools.partial(
-        curves.make, study.extractor, fold.splits.validation,
-        study.spec.num_classes, train=train, shares=config['collapse'],
+        curves.make, study.extractor, _of(fold.splits.validation, classes),
+        classes, train=_of(train, classes), shares=config['collapse'],
         **config['curve'])
   folder = study.folder('generate', name, [
       VERSION, study.spec, fold.digests('train'), block, seed,
@@ -64,6 +68,7 @@ def _task(study, fold, name: str) -> study_tasks.Task:
   def work():
     run(folder, name=fold.label(name), spec=study.spec, train=train,
         train_digest=fold.digests('train')[0], model=model,
+        class_names=fold.splits.class_names,
         steps=block['steps'], batch_size=block['batch_size'], seed=seed,
         devices=machine.devices, log_every=config['log_every'],
         save_every=machine.save_every, sample_every=machine.sample_every,
@@ -74,6 +79,12 @@ def _task(study, fold, name: str) -> study_tasks.Task:
                           block['steps'],
                           size=functools.partial(_size, model),
                           where=f'config.generators.{name}')
+
+
+def _of(split: types.Split, classes: tuple[int, ...]) -> types.Split:
+  """Returns the images of these classes."""
+  rows = np.isin(split.labels, classes)
+  return split if rows.all() else types.Split(*(x[rows] for x in split))
 
 
 def _size(model) -> study_tasks.Size:
@@ -127,14 +138,22 @@ def _interpolation(model, spec, seed, variables):
       variables, jnp.tile(z, (spec.num_classes, 1)), labels)), GRID_COLUMNS)
 
 
-def _grids(folder, name, model, spec, key, every):
-  """Returns the hook that shows samples: fixed noise, a class to a row."""
-  labels = jnp.repeat(jnp.arange(spec.num_classes), GRID_COLUMNS)
-  sample = jax.jit(model.sample)
+def _grids(folder, name, model, classes, train, draw, key, every):
+  """Returns the hook that shows samples: fixed noise, a class to a row.
+
+  Real images that they start from stand in a row above them.
+  """
+  labels = jnp.repeat(jnp.asarray(classes), GRID_COLUMNS)
+  draw = jax.jit(draw)
 
   def show(step, state, memory, writer):
-    picture = images.grid(pixels.to_uint8(
-        sample(model.variables(state), key, labels)), GRID_COLUMNS)
+    samples, starts = draw(model.variables(state), key, labels)
+    rows = [pixels.to_uint8(samples).reshape(-1, GRID_COLUMNS,
+                                             *samples.shape[1:])]
+    if model.origins:
+      rows.insert(0, train.images[np.asarray(starts)].reshape(rows[0].shape))
+    picture = images.grid(np.stack(rows, 1).reshape(-1, *samples.shape[1:]),
+                          GRID_COLUMNS)
     with files.writing(folder):
       images.save_png(folder / 'samples' / f'step_{step:06d}.png', picture)
     writer.image(step, f'samples/{name}', picture)
@@ -143,28 +162,52 @@ def _grids(folder, name, model, spec, key, every):
 
 
 def _step(model, bank, key, several: bool):
-  """Returns step(state, (count, index)), which gathers its batches itself."""
-  def update(state, count, bank, index, key):
-    def one(state, index):
-      batch = {'image': bank[0][index], 'label': bank[1][index]}
-      return model.step(state, batch, key)
-    if several:
-      return loop.repeat(one)(state, count, index)
-    return one(state, index)
-  compiled = jax.jit(update, donate_argnums=0)
-  return lambda state, batch: compiled(state, batch[0], bank, batch[1], key)
+  """Returns step(state, (number, count, index)), which gathers its batches.
+
+  It goes by the rule of its phase.
+  """
+  def compiled(rule):
+    def update(state, count, bank, index, key):
+      def one(state, index):
+        batch = {'image': bank[0][index], 'label': bank[1][index]}
+        return rule(state, batch, key)
+      if several:
+        return loop.repeat(one)(state, count, index)
+      return one(state, index)
+    return jax.jit(update, donate_argnums=0)
+  rules = {0: compiled(model.step)} | {
+      phase.first: compiled(phase.step) for phase in model.phases}
+  begins = {phase.first: jax.jit(phase.begin) for phase in model.phases}
+
+  def step(state, batch):
+    number, count, index = batch
+    if number in begins:
+      state = begins[number](state, *bank)
+    rule = rules[max(first for first in rules if first <= number)]
+    return rule(state, count, bank, index, key)
+  return step
 
 
-def _batches(model, plan, steps, calls: int, devices):
-  """Returns batches(i): the steps that are left, and the images of `calls`."""
-  lead = (calls, model.d_steps) if calls > 1 else (model.d_steps,)
+def _feed(model, labels, class_names, batch_size: int, seed: int):
+  """Returns batch(i) -> positions int32 [..., B], see types.GenerativeModel."""
+  if model.feed:
+    return model.feed(labels, class_names, batch_size, seed)
+  plan = mixing.plan(mixing.everything(len(labels)), pool_start=0,
+                     batch_size=batch_size, seed=(seed,))
+  def batch(i):
+    return np.stack([mixing.batch(plan, k) for k in range(
+        i * model.d_steps, (i + 1) * model.d_steps)])
+  return batch
 
+
+def _batches(feed, steps, calls: int, devices):
+  """Returns batches(i): the number of the step, the steps that are left, and
+  the images of `calls` steps."""
   def batches(i):
-    count = model.d_steps
-    index = np.stack([mixing.batch(plan, k) for k in
-                      range(i * count, (i + calls) * count)])
-    index = index.reshape(*lead, -1)
-    return np.int32(steps - i), mesh.shard(devices, index, axis=len(lead))
+    index = np.stack([feed(k) for k in range(i, i + calls)])
+    index = index if calls > 1 else index[0]
+    return i, np.int32(steps - i), mesh.shard(devices, index,
+                                              axis=index.ndim - 1)
   return batches
 
 
@@ -173,7 +216,8 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
         model: types.GenerativeModel, steps: int,
         batch_size: int, seed: int, devices, log_every: int, save_every: int,
         sample_every: int, steps_per_call: int = 1,
-        curve: curves.Curve | None = None) -> dict:
+        curve: curves.Curve | None = None,
+        class_names: tuple[str, ...] = ()) -> dict:
   """Trains `model` and writes its averaged weights; returns the manifest.
 
   The weights are those of the curve's lowest point, or without a curve the
@@ -184,9 +228,9 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
   state = mesh.replicate(devices, jax.jit(model.init)(keys.init))
   bank = mesh.replicate(devices, (train.images, train.labels))
   if model.adapt:
-    state = mesh.replicate(devices, jax.jit(model.adapt)(state, bank[0]))
-  plan = mixing.plan(mixing.everything(len(train.labels)), pool_start=0,
-                     batch_size=batch_size, seed=(seed,))
+    state = mesh.replicate(devices, jax.jit(model.adapt)(state, *bank))
+  feed = _feed(model, np.asarray(train.labels), class_names, batch_size, seed)
+  draw = origins.sampler(model, train, spec.num_classes)
   parameters = model.parameters(state)
   with files.writing(folder.partial):
     (folder.partial / 'parameters.txt').write_text(
@@ -195,16 +239,18 @@ def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
               f'{steps} steps of {model.d_steps} x {batch_size} images')
 
   due = [log_every, save_every, sample_every]
-  hooks, best = [_grids(folder.partial, name, model, spec, keys.grid,
-                        sample_every)], {}
+  hooks, best = [_grids(
+      folder.partial, name, model, origins.made(model, spec.num_classes), train,
+      draw, keys.grid, sample_every)], {}
   if curve:  # First: where it ends the run, the others see their last step.
-    hooks.insert(0, curves.hook(curve, model, keys.curve))
+    hooks.insert(0, curves.hook(curve, model, draw, keys.curve))
     best = curves.start(curve, model, state)
     due.append(curve.every)
-  calls = loop.whole_calls(steps_per_call, *due)
+  calls = loop.whole_calls(steps_per_call, *due,
+                           *(phase.first for phase in model.phases))
   state, best, seconds = loop.run(
       _step(model, bank, keys.step, calls > 1),
-      _batches(model, plan, steps, calls, devices), state, best, steps=steps,
+      _batches(feed, steps, calls, devices), state, best, steps=steps,
       folder=folder.partial, title=f'generate {name}', log_every=log_every,
       save_every=save_every, hooks=tuple(hooks), steps_per_call=calls)
   variables = jax.device_get(best.get('variables') or model.variables(state))

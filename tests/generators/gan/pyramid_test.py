@@ -259,7 +259,8 @@ def _adapted(model, images=None):
   state = state._replace(levels=tuple(
       level._replace(g=grow(level.g, 0, 6), d=grow(level.d, 1, 12))
       for level in state.levels))
-  return state if images is None else quick.jit(model.adapt)(state, images)
+  return state if images is None else quick.jit(model.adapt)(
+      state, images, None)
 
 
 def _standard(images, of):
@@ -412,7 +413,7 @@ def test_samples_climb_the_levels_as_in_torch(name, spec, given, z_dims):
   assert (model.z_dim, model.noise) == (sum(z_dims), 'uniform')
   # Weights so large that pixels reach the clip.
   state = quick.jit(model.adapt)(
-      jax.tree.map(lambda x: 3 * np.asarray(x), state), _images(spec, 50))
+      jax.tree.map(lambda x: 3 * np.asarray(x), state), _images(spec, 50), None)
   variables = model.variables(state)
   twins = [(_load(g, own['params']), None) for (g, _), own in zip(
       _twins(name, spec, given), _levels(variables), strict=True)]
@@ -506,7 +507,8 @@ def test_steps_are_those_of_torch(monkeypatch, name, spec, given, z_dims):
                                      momentum_limit=0.3, g_lr=0.2, d_lr=0.1)
   model, train = BUILD[name](spec, **given), _images(spec, 50)
   same = {k: v for k, v in given.items() if k in SMALL[name] | CASES[1][2]}
-  state = quick.jit(model.adapt)(_start(name, spec, **same)[1], train)
+  state = quick.jit(model.adapt)(_start(name, spec, **same)[1], train,
+                                None)
   twins = _twins(name, spec, given)
   for level, (g, d) in zip(state.levels, twins, strict=True):
     _load(g, level.g.params), _load(d, level.d.params)
@@ -546,7 +548,7 @@ def test_half_precision_computes_alike():
   batch, out = _batch(spec), []
   for dtype in 'float32', 'bfloat16':
     model, state, _ = _start('ccgan', spec, dtype=dtype, **SMALL['ccgan'])
-    state = quick.jit(model.adapt)(state, _images(spec, 50))
+    state = quick.jit(model.adapt)(state, _images(spec, 50), None)
     state, logs = quick.jit(model.step)(state, batch, KEY)
     assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(state))
     out.append([logs['d_loss'], logs['g_loss']])
@@ -572,7 +574,7 @@ def test_a_pattern_a_class_is_learnt(name, spec, given):
   images = (images + rng.integers(0, 9, images.shape)).astype(np.uint8)
   model = BUILD[name](spec, z_dim=4, optimizer='adam', b1=0.5, g_lr=2e-3,
                       d_lr=2e-3, ema_decay=0.9, **given)
-  state = quick.jit(model.adapt)(quick.jit(model.init)(KEY), images)
+  state = quick.jit(model.adapt)(quick.jit(model.init)(KEY), images, None)
   step = quick.jit(model.step, donate_argnums=0)
   for _ in range(800):
     pick = rng.permutation(60)[:24]
