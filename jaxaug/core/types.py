@@ -155,6 +155,26 @@ class Extractor(typing.NamedTuple):
   fid: bool = False
 
 
+class Known(typing.NamedTuple):
+  """What a selector may look at: the real training split, and no other.
+
+  train: it.
+  class_names: of its labels, K.
+  features(uint8 [N, H, W, C]) -> float32 [N, D], of a frozen network.
+  fit(images, labels, run) -> predict(uint8 [N, H, W, C]) -> logits float32
+    [N, K]: trains a classifier, each `run` from other weights.
+  score(images, labels) -> float32 [N], raw scores of the generator's own
+    discriminator, higher for what looks real; None where there is none.
+  seed: of what a selector draws.
+  """
+  train: Split
+  class_names: tuple[str, ...]
+  features: typing.Callable
+  fit: typing.Callable
+  score: typing.Callable | None = None
+  seed: int = 0
+
+
 class Moments(typing.NamedTuple):
   """Mean float64 [D] and covariance float64 [D, D] (n - 1) of features."""
   mean: np.ndarray

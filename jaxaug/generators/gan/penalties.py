@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 
 
-def _squared_slopes(score, images):
-  """The squared Euclidean norm of d(score)/d(image), float32 [B]."""
+def _squared_slopes(score, images, axes=(1, 2, 3)):
+  """The squared Euclidean norm of d(score)/d(image) over some axes: float32
+  [B], or [B, ...] with the axes that are left."""
   def total(images):
     return score(images).astype(jnp.float32).sum()
   slopes = jax.grad(total)(images.astype(jnp.float32))
-  return jnp.square(slopes).sum((1, 2, 3))
+  return jnp.square(slopes).sum(axes)
 
 
 def r1(score, images) -> jax.Array:
@@ -33,16 +34,18 @@ def r1(score, images) -> jax.Array:
   return _squared_slopes(score, images).mean()
 
 
-def gradient_penalty(key, score, real, fake) -> jax.Array:
+def gradient_penalty(key, score, real, fake, axes=(1, 2, 3)) -> jax.Array:
   """E[(|dD/dx| - 1)^2] between real and fake images; the paper's weight is 10.
 
   Args:
     key: draws one place on the line from each real image to its fake one.
     score: see above.
     real, fake: [B, H, W, C].
+    axes: those of the norm; the paper's are those of an image. With fewer, as
+      in some published code, there is a norm for each of the others.
   """
   share = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
-  squares = _squared_slopes(score, share * real + (1 - share) * fake)
+  squares = _squared_slopes(score, share * real + (1 - share) * fake, axes)
   # A flat D has a norm of 0 and no gradient, and not an infinite one.
   flat = squares == 0
   norms = jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squares)))

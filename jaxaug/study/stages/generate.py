@@ -95,11 +95,18 @@ def _size(model) -> study_tasks.Size:
 
 
 def models(config: dict, spec: types.ImageSpec) -> dict:
-  """Returns name -> types.GenerativeModel of every block, arguments checked."""
-  return {name: registry.build(
-      'generators', block['model'], schema.arguments(block),
-      f'config.generators.{name}', spec)
-      for name, block in config['generators'].items()}
+  """Returns name -> types.GenerativeModel of every block, arguments checked.
+
+  One whose rule changes on the way is told how long the training is.
+  """
+  def build(name, block):
+    given, where = schema.arguments(block), f'config.generators.{name}'
+    found = registry.find('generators', block['model'], f'{where}.model')
+    if 'steps' in registry.arguments(found.build):
+      given['steps'] = block['steps']
+    return registry.build('generators', block['model'], given, where, spec)
+  return {name: build(name, block)
+          for name, block in config['generators'].items()}
 
 
 class _Keys(typing.NamedTuple):
