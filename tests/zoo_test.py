@@ -43,6 +43,8 @@ SMALL = {
     'mobilenet': {'width': 0.25},
     'resnet': {'depth': 8},
     'resnext': {'depth': 11, 'cardinality': 2, 'width': 8, 'widen': 2},
+    'singan': {'min_size': 11, 'width': 4, 'steps': 4, 'factor': 0.65,
+               'd_steps': 1, 'g_steps': 1},
     'vgg': {'depth': 11, 'width': 0.125},
     'wideresnet': {'depth': 10, 'widen': 1, 'dropout': 0.3},
 }

@@ -114,6 +114,7 @@ class GenerativeModel(typing.NamedTuple):
   classes: those that it makes; () for all.
   per_image: whether it learns from one image, so that a labelled set takes
     many of them; its `feed` is not asked, and a batch is that image.
+  reconstruct(variables) -> float32 [1, H, W, C]: that image, as it makes it.
   """
   init: typing.Callable
   step: typing.Callable
@@ -130,6 +131,7 @@ class GenerativeModel(typing.NamedTuple):
   origins: tuple[tuple[int, int], ...] = ()
   classes: tuple[int, ...] = ()
   per_image: bool = False
+  reconstruct: typing.Callable | None = None
 
 
 class Extractor(typing.NamedTuple):
