@@ -85,6 +85,7 @@ def base() -> config_dict.ConfigDict:
   config.collapse.diversity = 0.5   # Likewise.
 
   config.augmentations = _section()  # NAME -> arguments of augment.standard.
+  config.selectors = _section()     # NAME -> common.selector(...).
   config.generators = _section()    # NAME -> common.generator(...).
   config.pools = _section()         # NAME -> common.pool(...).
   config.classifiers = _section()   # NAME -> common.classifier(...).
@@ -106,16 +107,37 @@ def _section(**keys) -> config_dict.ConfigDict:
   return config_dict.ConfigDict(keys, type_safe=False)
 
 
-def generator(model: str, *, steps: int, batch_size: int = 64, **hyper):
+def generator(model: str, *, steps: int, batch_size: int = 64,
+              representatives: str = '', **hyper):
   """A block of config.generators.
 
   Args:
     model: a file of generators/.
     steps: updates of the generator.
     batch_size: images of a step.
+    representatives: of a model of one image, such as singan: the selector that
+      picks the images that it learns from, one training each; a name of
+      config.selectors, or a file of data/selectors/.
     **hyper: goes to that file's `build`.
   """
-  return _section(model=model, steps=steps, batch_size=batch_size, **hyper)
+  return _section(model=model, steps=steps, batch_size=batch_size,
+                  representatives=representatives, **hyper)
+
+
+def selector(selector: str, *, classes: tuple = (), extractor: str = '',
+             weights: str = '', **hyper):
+  """A block of config.selectors: what picks images out of a set.
+
+  Args:
+    selector: a file of data/selectors/.
+    classes: names or numbers of the classes that it looks at; () for all.
+    extractor: a file of extractors/ that it sees images by; '' for that of
+      config.evaluation.
+    weights: the extractor's file of weights, if it wants one.
+    **hyper: goes to the selector's `build`.
+  """
+  return _section(selector=selector, classes=classes, extractor=extractor,
+                  weights=weights, **hyper)
 
 
 def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
@@ -134,18 +156,22 @@ def classifier(model: str, *, steps: int = 0, epochs: float = 0.0,
 
 
 def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
-         selector: str = 'all', **hyper):
-  """A block of config.pools: what a generator draws and a selector keeps.
+         selectors: tuple = (), draw: dict | None = None, **more):
+  """A block of config.pools: what a generator draws and selectors keep.
 
   Args:
     generator: a name of config.generators.
     per_class: images a class; 0 for as many as the arms need, but 100 at least.
     batch_size: images drawn at a time.
-    selector: a file of data/selectors/.
-    **hyper: goes to that file's `build`.
+    selectors: what screens them, one after the other: names of
+      config.selectors, or files of data/selectors/ as they are by default.
+    draw: what the generator takes beside noise and labels when it draws, such
+      as dict(truncation=0.7) or dict(start=1).
+    **more: nothing yet; a wrong word is told with the nearest right one.
   """
   return _section(generator=generator, per_class=per_class,
-                  batch_size=batch_size, selector=selector, **hyper)
+                  batch_size=batch_size, selectors=selectors, draw=draw or {},
+                  **more)
 
 
 def arm(name: str, **more) -> dict:

@@ -82,6 +82,17 @@ class Phase(typing.NamedTuple):
   begin: typing.Callable
 
 
+class Critic(typing.NamedTuple):
+  """What tells how real an image looks, such as a GAN's discriminator.
+
+  variables(state) -> its part of a state.
+  score(variables, images float32 [B, H, W, C] in [-1, 1], labels int32 [B]) ->
+    raw scores float32 [B], higher for what looks real.
+  """
+  variables: typing.Callable
+  score: typing.Callable
+
+
 class GenerativeModel(typing.NamedTuple):
   """What makes a pool: pure functions; init, step and sample are jittable.
 
@@ -93,7 +104,8 @@ class GenerativeModel(typing.NamedTuple):
   variables(state) -> the part of a state that sampling needs, averaged.
   sample(variables, key, labels, given=None) -> float32 [B, H, W, C] in
     [-1, 1]; `given`, float32 [B, H, W, C], are the real images that a model
-    with `origins` starts from.
+    with `origins` starts from. Its keyword-only arguments are what a pool may
+    say of how it is drawn.
   parameters(state) -> {network: number of its trainable parameters}.
   d_steps: how many batches one `step` eats.
   decode(variables, z [B, z_dim], labels) -> what `sample` gives for this noise;
@@ -115,6 +127,7 @@ class GenerativeModel(typing.NamedTuple):
   per_image: whether it learns from one image, so that a labelled set takes
     many of them; its `feed` is not asked, and a batch is that image.
   reconstruct(variables) -> float32 [1, H, W, C]: that image, as it makes it.
+  critic: what judged its samples in training; None for nothing.
   """
   init: typing.Callable
   step: typing.Callable
@@ -132,6 +145,7 @@ class GenerativeModel(typing.NamedTuple):
   classes: tuple[int, ...] = ()
   per_image: bool = False
   reconstruct: typing.Callable | None = None
+  critic: Critic | None = None
 
 
 class Extractor(typing.NamedTuple):

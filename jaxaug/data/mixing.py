@@ -62,7 +62,7 @@ def _target(name, value, counts, where) -> int:
 def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
                  replace: float | None = None, add: float | None = None,
                  add_per_class=None, fill=None, pool_only: bool = False,
-                 oversample=None, where: str = 'arm',
+                 oversample=None, classes: tuple = (), where: str = 'arm',
                  ) -> tuple[np.ndarray, np.ndarray]:
   """Returns how many real images an arm keeps and how many it draws a class.
 
@@ -79,6 +79,8 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
     pool_only: as many synthetic images as there are real, and no real ones.
     oversample: repeats the real images of every class until there are this
       many; 'max' as with fill. A class without images stays without.
+    classes: names of the classes that the choice is about, the others staying
+      as they are; () for all.
     where: config path, for errors.
 
   Returns:
@@ -91,11 +93,14 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
   chosen = {'replace': replace, 'add': add, 'add_per_class': add_per_class,
             'fill': fill, 'pool_only': pool_only or None,
             'oversample': oversample}
-  chosen = [k for k, v in chosen.items() if v is not None]
+  chosen = {k: v for k, v in chosen.items() if v is not None}
   if len(chosen) > 1:
     raise errors.InputError(
         f'{where}: {" and ".join(chosen)} exclude each other; expected one.')
   counts = np.bincount(labels, minlength=len(class_names))
+  if classes:
+    return _of_some(counts, labels, classes, class_names=class_names,
+                    where=where, **chosen)
   if replace is not None:
     errors.between(f'{where}.replace', replace, 0, 1)
     out = _shares(counts, replace)
@@ -125,6 +130,21 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
   return counts, np.zeros_like(counts)
 
 
+def _of_some(counts, labels, classes, *, class_names, where, **choice):
+  """Makes a choice of class_counts for some classes alone."""
+  if not choice:
+    raise errors.InputError(
+        f'{where}.classes: {tuple(classes)}; expected (), for the arm takes '
+        'the real images as they are.')
+  some = np.zeros(len(counts), bool)
+  for name in classes:
+    errors.one_of(f'{where}.classes', name, class_names)
+    some[class_names.index(name)] = True
+  keep, draw = class_counts(labels, class_names=class_names, where=where,
+                            **choice)
+  return np.where(some, keep, counts), np.where(some, draw, 0)
+
+
 def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
           class_names: tuple[str, ...], partner: bool = False,
           where: str = 'arm', **how: class_counts,
@@ -147,7 +167,8 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
   """
   keep, draw = class_counts(labels, class_names=class_names, where=where, **how)
   uses = [k for k, v in (how | {'partner': partner}).items()
-          if v is not None and v is not False and k != 'oversample']
+          if v is not None and v is not False
+          and k not in ('oversample', 'classes')]
   if pool_counts is not None and not uses:
     raise errors.InputError(
         f'{where}.pool: given, but not how to use it; expected one of replace, '
@@ -159,6 +180,12 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
   for k, name in enumerate(class_names):
     if partner and keep[k] and not pool_counts[k]:
       raise _no_partner(where, name)
+    if draw[k] and not pool_counts[k]:
+      raise errors.InputError(
+          f'{where}: needs {draw[k]} synthetic images of class {name!r}, which '
+          'its pool has none of, for its generator makes other classes; '
+          f'expected {where}.classes to name some of '
+          f'{_with_images(pool_counts, class_names)}.')
     if draw[k] and draw[k] > pool_counts[k]:
       raise errors.InputError(
           f'{where}: class {name!r} needs {draw[k]} synthetic images and the '
@@ -205,6 +232,11 @@ def compose(labels: np.ndarray, pool_labels: np.ndarray | None, *,
   empty = np.zeros(0, np.int64)
   return Composition(np.sort(np.concatenate(real)),
                      np.sort(np.concatenate([empty, *synthetic])))
+
+
+def _with_images(counts, class_names) -> str:
+  return ', '.join(repr(name) for name, count in zip(
+      class_names, counts, strict=True) if count)
 
 
 def _no_partner(where, name):

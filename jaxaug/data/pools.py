@@ -18,6 +18,8 @@ class Pool(typing.NamedTuple):
   labels: int32 [N], the classes asked for.
   batch, row: int32 [N], which batch of the draw an image is of, and its place
     in it.
+  origin: int32 [N], the training image that it was made from; -1 for noise
+    alone.
   manifest: what the draw wrote of itself: 'class_names', 'generator', 'seed',
     'digest' of images and labels, and more.
   """
@@ -25,6 +27,7 @@ class Pool(typing.NamedTuple):
   labels: np.ndarray
   batch: np.ndarray
   row: np.ndarray
+  origin: np.ndarray
   manifest: dict
 
 

@@ -87,10 +87,18 @@ def _watch(extractor, train, validation_labels, validation, asked, shares):
                         validation_labels, asked, shares)
 
 
+def weights(model: types.GenerativeModel, state) -> dict:
+  """Returns copies of 'variables' and, where there is one, of the 'critic'."""
+  kept = {'variables': model.variables(state)}
+  if model.critic:
+    kept['critic'] = model.critic.variables(state)
+  return jax.tree.map(jnp.copy, kept)  # The next step takes the state.
+
+
 def start(curve: Curve, model: types.GenerativeModel, state) -> dict:
   """Returns what the hook remembers, as it is before the first look."""
   best = {'score': jnp.float32(jnp.inf), 'step': jnp.int32(0),
-          'variables': jax.tree.map(jnp.copy, model.variables(state))}
+          **weights(model, state)}
   if curve.watch:
     best |= {'watch': collapse.start(curve.watch), 'stop': jnp.int32(0)}
   return best
@@ -129,9 +137,8 @@ def hook(curve: Curve, model: types.GenerativeModel, draw,
           step if collapse.cause(seen) else 0)}
     low = curve.watch and collapse.low(best['watch'])
     if value < best['score'] and not low:
-      best |= {  # A copy: the next step takes the state.
-          'score': jnp.float32(value), 'step': jnp.int32(step),
-          'variables': jax.tree.map(jnp.copy, variables)}
+      best |= {'score': jnp.float32(value), 'step': jnp.int32(step),
+               **weights(model, state)}
     return best
   return loop.Hook(curve.every, look)
 

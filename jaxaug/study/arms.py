@@ -37,6 +37,7 @@ class Arm(typing.NamedTuple):
     logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
     replace, add, add_per_class, fill, pool_only, oversample: which images, at
       most one of them; see mixing.class_counts.
+    classes: names of the classes whose images that changes; () for all.
   """
   name: str
   pool: str = ''
@@ -53,12 +54,14 @@ class Arm(typing.NamedTuple):
   fill: typing.Any = None
   pool_only: bool = False
   oversample: typing.Any = None
+  classes: tuple = ()
 
   @property
   def how(self) -> dict:
     """What it says of its images, without what it leaves open."""
     given = {key: getattr(self, key) for key in HOW}
-    return {k: v for k, v in given.items() if v is not None and v is not False}
+    how = {k: v for k, v in given.items() if v is not None and v is not False}
+    return how | ({'classes': tuple(self.classes)} if self.classes else {})
 
   @property
   def with_partners(self) -> bool:
@@ -147,7 +150,7 @@ def treat(arm: Arm, augmentations: dict, counts: np.ndarray,
 
 def describe(arm: Arm) -> str:
   """Returns an arm in words."""
-  chosen = next(iter(arm.how), None)
+  chosen = next((key for key in arm.how if key in HOW), None)
   if chosen is None:
     words = 'real images'
   elif chosen == 'replace':
@@ -163,6 +166,8 @@ def describe(arm: Arm) -> str:
     words = f'{arm.pool} images alone, as many as there are real'
   else:
     words = f'real images, classes repeated up to {arm.oversample}'
+  if arm.classes:
+    words += f' (of {" and ".join(map(str, arm.classes))})'
   return ', '.join([words, *_treatment_words(arm)])
 
 

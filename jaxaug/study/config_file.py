@@ -180,17 +180,19 @@ def _complete(config: dict, given: dict):
   drops what its new part does not take.
   """
   for where, section, block in sections.blocks(config):
-    kind, key = sections.PARTS[section]
-    name = given.get(f'{where}.{key}', block[key])
+    kind, key = sections.PARTS.get(section, ('', ''))
     takes = {}
-    for part in sections.parts(kind, name, f'{where}.{key}'):
-      sections.check_arguments(part, block, where)
-      takes |= registry.arguments(part)
+    if kind:
+      name = given.get(f'{where}.{key}', block[key])
+      for part in sections.parts(kind, name, f'{where}.{key}'):
+        sections.check_arguments(part, block, where)
+        takes |= registry.arguments(part)
     own = sections.BLOCKS[section]
     for extra in set(block) - {*takes, *own}:
-      if f'{where}.{key}' not in given:
+      if not kind or f'{where}.{key}' not in given:
         sections.check_key(where, extra, [*own, *takes])
       del block[extra]
+    takes |= {k: v for k, v in sections.DEFAULTS.items() if k in own}
     for argument, default in takes.items():
       if argument not in block and default is not inspect.Parameter.empty:
         block[argument] = default

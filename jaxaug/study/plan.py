@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from jaxaug.core import errors, types
-from jaxaug.data import mixing
-from jaxaug.study import arms, tasks
+from jaxaug.data import mixing, origins
+from jaxaug.study import arms, selection, tasks
 from jaxaug.study.stages import (
   audit,
   classify,
@@ -16,12 +16,14 @@ from jaxaug.study.stages import (
   judge,
   pool,
   quality,
+  represent,
 )
 from jaxaug.training import mesh
 
 # After `data`, which a study must have read before it knows its tasks.
-STAGES = {'generate': generate, 'pool': pool, 'judge': judge, 'audit': audit,
-          'classify': classify, 'quality': quality}
+STAGES = {'represent': represent, 'generate': generate, 'pool': pool,
+          'judge': judge, 'audit': audit, 'classify': classify,
+          'quality': quality}
 # Steps that an accelerator takes in one call, where the config leaves it open.
 _STEPS_PER_CALL = 10
 # Images a class that a pool has at least, so that its obedience says something.
@@ -30,8 +32,10 @@ _LEAST = 100
 
 def machine(config: dict) -> tasks.Machine:
   """Returns how the work is done: a mesh that every batch can be split over."""
-  blocks = (*config['generators'].values(), *config['classifiers'].values(),
-            config['judge'])
+  # What learns from one image each has no batch to split.
+  blocks = (*(block for block in config['generators'].values()
+              if not block['representatives']),
+            *config['classifiers'].values(), config['judge'])
   devices = mesh.make(batch_sizes=[
       block['batch_size'] // (block.get('accumulate') or 1) or 1
       for block in blocks])
@@ -61,17 +65,17 @@ def open_study(config: dict, workdir: pathlib.Path,
     if not task.done:
       task = other
       task.work()
-    made = task.read()
     number = len(folds) if data.folds(config) > 1 else None
-    folds.append(tasks.Fold(number, task, made,
-                            _pool_sizes(config, chosen, made)))
+    folds.append(tasks.Fold(number, task, task.read()))
   names = folds[0].splits.class_names
   for name in config['minority']:
     errors.one_of('config.minority', name, names)
   spec = types.ImageSpec(*folds[0].splits.report['shape'], len(names))
-  study = tasks.Study(config, workdir, spec, chosen,
-                      generate.models(config, spec), machine(config),
-                      tuple(folds))
+  models = generate.models(config, spec, names)
+  folds = tuple(fold._replace(pool_sizes=_pool_sizes(
+      config, chosen, models, fold.splits)) for fold in folds)
+  study = tasks.Study(config, workdir, spec, chosen, models, machine(config),
+                      folds)
   return study._replace(tasks=tuple(_tasks(study, fold) for fold in folds))
 
 
@@ -84,8 +88,10 @@ def _tasks(study: tasks.Study, fold: tasks.Fold) -> dict:
   return made
 
 
-def _pool_sizes(config: dict, chosen, made) -> dict[str, int]:
-  """Images a class of each pool: as its block says, or as its arms need."""
+def _pool_sizes(config: dict, chosen, models: dict,
+                made) -> dict[str, np.ndarray]:
+  """Images of each class in each pool, int64 [K]: as its block says, or as its
+  arms need; none of a class that its generator does not make."""
   needed, labels = collections.Counter(), np.asarray(made.train.labels)
   for i, arm in enumerate(chosen):
     _, draw = mixing.class_counts(labels, class_names=made.class_names,
@@ -94,5 +100,21 @@ def _pool_sizes(config: dict, chosen, made) -> dict[str, int]:
     if arm.with_partners:
       most = max(most, np.bincount(labels).max())
     needed[arm.pool] = max(needed[arm.pool], int(most))
-  return {name: block['per_class'] or max(_LEAST, needed[name])
-          for name, block in config['pools'].items()}
+  def sizes(name, block):
+    makes = np.zeros(len(made.class_names), np.int64)
+    makes[[*_makes(config, models, block['generator'], made.class_names)]] = 1
+    return makes * (block['per_class'] or max(_LEAST, needed[name]))
+  return {name: sizes(name, block) for name, block in config['pools'].items()}
+
+
+def _makes(config: dict, models: dict, name: str, class_names):
+  """Returns the classes that a generator makes."""
+  model = models[name]
+  if model.per_image:
+    selector = selection.named(
+        config, config['generators'][name]['representatives'],
+        f'config.generators.{name}.representatives')
+    return selection.numbers(
+        selector.block['classes'], class_names, f'{selector.where}.classes'
+        ) or range(len(class_names))
+  return origins.made(model, len(class_names))

@@ -8,11 +8,11 @@ from jaxaug.core import files
 from jaxaug.evaluation import confusion
 from jaxaug.study import arms, failures, tasks, verdicts
 from jaxaug.study.report import pictures
-from jaxaug.study.stages import classify, judge
+from jaxaug.study.stages import classify, generate, judge
 from jaxaug.training import mesh, metrics_log
 
 # A change of what is computed here belongs into its key.
-VERSION = 7
+VERSION = 8
 
 
 def folder(study: tasks.Study) -> files.Folder:
@@ -97,7 +97,8 @@ def _pools(study: tasks.Study) -> dict:
       if not task.done:
         continue
       manifest, audited = task.manifest(), read(made['audit'][name])
-      keep = ('generator', 'per_class', 'selector', 'drawn')
+      keep = ('generator', 'per_class', 'counts', 'selectors', 'drawn',
+              'from_real')
       out[task.title] = {k: manifest[k] for k in keep} | {
           'audit': audited and audited[0],
           'quality': read(made['quality'][name]),
@@ -122,17 +123,31 @@ def _obedience(pool, judged: judge.Judge | None, classes: int) -> dict | None:
 def _generators(study: tasks.Study, pools: dict) -> dict:
   out, blocks = {}, study.config['generators']
   for fold, made in zip(study.folds, study.tasks, strict=True):
-    for name, task in made['generate'].items():
-      if not task.done:
+    for name, block in blocks.items():
+      tasks_ = generate.of(name, made)
+      if not all(task.done for task in tasks_):
         continue
       drawn = [pools[title]['obedience']
-               for other, block in study.config['pools'].items()
-               if block['generator'] == name
+               for other, pool in study.config['pools'].items()
+               if pool['generator'] == name
                and (title := fold.title(other)) in pools]
-      out[task.title] = generator(
-          task.read(), blocks[name]['model']) | {
-              'obedience': drawn[0] if drawn else None}
+      trained = [task.read() for task in tasks_]
+      entry = (_of_images if study.models[name].per_image else
+               lambda each, model: generator(*each, model))(
+                   trained, block['model'])
+      out[fold.title(name)] = entry | {
+          'obedience': drawn[0] if drawn else None}
   return out
+
+
+def _of_images(trained: list, model: str) -> dict:
+  """Returns the entry of a generator that is a model of one image each."""
+  manifests = [each.manifest for each in trained]
+  return generator(trained[0], model) | {
+      'seconds': sum(manifest['seconds'] for manifest in manifests),
+      'images': len(trained), 'curves': [],
+      'reconstruction_rmse': [manifest['reconstruction_rmse']
+                              for manifest in manifests]}
 
 
 def generator(trained, model: str) -> dict:
@@ -177,11 +192,30 @@ def _classifiers(study: tasks.Study) -> dict:
       # Mixed into every real one, with partners; a pool may add nothing.
       row['generated'] = bool(arm.pool) and (
           arm.with_partners or row.get('synthetic', 1) > 0)
+      row['copies'] = _copies(study, arm) if row['generated'] else None
     entry['ratios'] = verdicts.ratios(
         [arm for arm in study.arms if arm.name in entry['arms']], entry,
         config['alpha'])
     out[name] = entry | {'model': block['model']}
   return out
+
+
+def _copies(study: tasks.Study, arm: arms.Arm) -> dict | None:
+  """Says what of an arm's pool nearly repeats training images.
+
+  Returns:
+    'share' of the pool, 'clean', that of clean real images, 'from_real',
+    whether its images start from training images; None where nobody looked.
+  """
+  done = [(made['pool'][arm.pool], made['audit'][arm.pool])
+          for made in study.tasks]
+  if not all(task.done for each in done for task in each):
+    return None
+  found = [(pool.manifest(), audit.read()[0]['train']) for pool, audit in done]
+  return {'share': float(np.mean([side['share'] for _, side in found])),
+          'clean': float(np.mean([side['yardstick_share']
+                                  for _, side in found])),
+          'from_real': any(pool['from_real'] for pool, _ in found)}
 
 
 def _missing(runs: list[tasks.Task]) -> str | None:

@@ -17,26 +17,30 @@ from jaxaug.study.stages import audit
 STAGES = ('data', *planning.STAGES, 'results', 'report')
 
 
-def _pictures(study: tasks.Study, most: int = 8) -> tuple[dict, dict, dict]:
-  """Returns, of every pool, (real, fake) uint8 [K, M, H, W, C] and the pairs
-  of its audit; and of every generator with a latent space its interpolation."""
-  def rows(split):
-    per = [np.flatnonzero(split.labels == k) for k in
-           range(study.spec.num_classes)]
+def _pictures(study: tasks.Study, most: int = 8) -> page.Pictures:
+  """Returns what the report shows of pools, audits and generators."""
+  def rows(split, classes):
+    per = [np.flatnonzero(split.labels == k) for k in classes]
     count = min(most, *map(len, per))
     return np.stack([split.images[p[:count]] for p in per])
-  grids, pairs, between = {}, {}, {}
+  grids, pairs, between, chosen = {}, {}, {}, {}
   for fold, made in zip(study.folds, study.tasks, strict=True):
+    for task in made['represent'].values():
+      if task.done:
+        chosen[task.title] = task.read().picture()
     for task in made['generate'].values():
       if task.done and (picture := task.read().interpolation()) is not None:
         between[task.title] = picture
     for task in made['pool'].values():
       if task.done:
-        grids[task.title] = rows(fold.splits.train), rows(task.read())
+        pool = task.read()
+        classes = np.unique(pool.labels)
+        grids[task.title] = (rows(fold.splits.train, classes),
+                             rows(pool, classes), classes)
     for task in made['audit'].values():
       if task.done:
         pairs[task.title] = task.read()[1]
-  return grids, pairs, between
+  return page.Pictures(grids, pairs, between, chosen)
 
 
 def _work(study: tasks.Study, last: str, deadly: bool = False) -> list[dict]:
@@ -106,8 +110,7 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
   found.forget(place)
   results = files.read_json(place.final / 'results.json')
   if stage == 'report' and not files.intact(place.final, 'report.html'):
-    grids, pairs, between = _pictures(study)
-    page.write(results, grids, place.final / 'report.html', pairs, between)
+    page.write(results, _pictures(study), place.final / 'report.html')
     files.include(place.final, 'report.html')
   # What the user looks for stands at the top, of the latest launch.
   for file in ('results.json', 'report.html'):

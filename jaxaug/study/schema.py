@@ -6,9 +6,9 @@ from jaxaug.evaluation import features, measure
 from jaxaug.study import arms, budget, sections, verdicts
 
 # Keys of a block that do not go to its part.
-LOOP, CLASSIFIER, JUDGE, POOL = (
+LOOP, CLASSIFIER, JUDGE, SELECTOR = (
     tuple(sections.BLOCKS[name])
-    for name in ('generators', 'classifiers', 'judge', 'pools'))
+    for name in ('generators', 'classifiers', 'judge', 'selectors'))
 # Of runs and of folds.
 _MOST = 1000
 PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
@@ -113,7 +113,24 @@ def _check_length(block: dict, where: str):
     errors.positive(f'{where}.epochs', epochs)
 
 
+def _check_selectors(config: dict, names, where: str):
+  """Refuses names of no selector, and one twice."""
+  known = [*config['selectors'], *registry.names('selectors')]
+  for name in names:
+    _named(name, known, where, 'selector')
+  if len(set(names)) < len(names):
+    raise errors.InputError(f'{where}: {tuple(names)}; expected each once.')
+
+
 def _check_blocks(config: dict):
+  for name, block in config['selectors'].items():
+    where = f'config.selectors.{name}'
+    selector = registry.find('selectors', block['selector'],
+                             f'{where}.selector')
+    registry.check(selector.build, arguments(block, SELECTOR), where,
+                   also=SELECTOR)
+    if block['extractor']:
+      registry.find('extractors', block['extractor'], f'{where}.extractor')
   judge = config['judge']
   if judge.get('augment'):
     _named(judge['augment'], config['augmentations'], 'config.judge.augment',
@@ -131,15 +148,16 @@ def _check_blocks(config: dict):
       errors.count(f'{where}.accumulate', block.get('accumulate', 1))
     else:
       errors.count(f'{where}.steps', block['steps'])
+      if block['representatives']:
+        _check_selectors(config, [block['representatives']],
+                         f'{where}.representatives')
   if not config['classifiers']:
     raise errors.InputError('config.classifiers: empty; expected at least one.')
   for name, block in config['pools'].items():
     where = f'config.pools.{name}'
     _named(block['generator'], config['generators'], f'{where}.generator',
            'generator')
-    selector = registry.find('selectors', block['selector'],
-                             f'{where}.selector')
-    registry.check(selector.build, arguments(block, POOL), where, also=POOL)
+    _check_selectors(config, block['selectors'], f'{where}.selectors')
     errors.count(f'{where}.per_class', block['per_class'], least=0)
     errors.count(f'{where}.batch_size', block['batch_size'])
 
@@ -193,7 +211,7 @@ def check(config: dict):
     standard.make(where, **block)
   verdicts.metrics(config['metric'], config['minority'])
   _check_evaluation(config)
-  for section in ('generators', 'pools', 'classifiers'):
+  for section in ('selectors', 'generators', 'pools', 'classifiers'):
     for name in config[section]:
       _folder_name(name, f'config.{section}')
   _check_blocks(config)

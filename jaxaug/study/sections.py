@@ -18,9 +18,9 @@ KEYS = {
         'log_every': int, 'save_every': int, 'sample_every': int,
         'eval_every': int, 'runs_at_once': str, 'steps_per_call': int,
         'data': dict, 'audit': dict, 'evaluation': dict, 'curve': dict,
-        'collapse': dict, 'augmentations': dict, 'generators': dict,
-        'pools': dict, 'classifiers': dict, 'judge': dict, 'arms': tuple,
-        'published': tuple},
+        'collapse': dict, 'augmentations': dict, 'selectors': dict,
+        'generators': dict, 'pools': dict, 'classifiers': dict, 'judge': dict,
+        'arms': tuple, 'published': tuple},
     'config.data': {
         'source': str, 'path': _Text, 'name': _Text, 'resize': _Pixels,
         'crop': _Pixels, 'per_class': int | None, 'fraction': float | None,
@@ -40,22 +40,27 @@ KEYS = {
     'config.collapse': {'obedience': float, 'diversity': float},
 }
 _LOOP = {'model': str, 'steps': int, 'batch_size': int}
+# What a selector has beside its part's arguments, where nothing is said.
+SELECTOR = {'classes': (), 'extractor': '', 'weights': ''}
 # Section of blocks -> the keys of a block that are not its part's.
 BLOCKS = {
-    'generators': _LOOP,
+    'selectors': {'selector': str} | {
+        key: type(value) for key, value in SELECTOR.items()},
+    'generators': _LOOP | {'representatives': str},
     'classifiers': _LOOP | {'epochs': float},
     'judge': _LOOP | {'epochs': float, 'augment': str},
     'pools': {'generator': str, 'per_class': int, 'batch_size': int,
-              'selector': str},
+              'selectors': tuple, 'draw': dict},
 }
 # Section of blocks -> the kind of a block's part, and the key that names it.
-PARTS = {'generators': ('generators', 'model'),
-         'pools': ('selectors', 'selector'),
+PARTS = {'selectors': ('selectors', 'selector'),
+         'generators': ('generators', 'model'),
          'classifiers': ('classifiers', 'model'),
          'judge': ('classifiers', 'model')}
-# Keys that may be left out where a file writes a section or block anew.
+# What may be left out where a file writes a section or block anew.
 _OPTIONAL = {'config.data': set(KEYS['config.data']) - {'source'}}
-_WITH_DEFAULT = {'epochs', 'augment'}
+DEFAULTS = {'epochs': 0.0, 'augment': '', 'representatives': '',
+             'selectors': (), 'draw': {}} | SELECTOR
 _WORDS = {str: 'text', int: 'a whole number', float: 'a number',
           bool: 'True or False', tuple: 'a tuple', dict: 'a dict',
           types.NoneType: 'None'}
@@ -131,6 +136,13 @@ def blocks(config: dict):
         yield f'config.{section}.{name}', section, block
 
 
+def parts_of(section: str, block: dict) -> list:
+  """Returns the same of a block; of a name that there is not, none."""
+  kind, key = PARTS.get(section, ('', ''))
+  known = kind and block.get(key) in registry.names(kind)
+  return parts(kind, block[key]) if known else []
+
+
 def parts(kind: str, name: str, where: str = '') -> list:
   """Returns the functions whose arguments a block has beside its own keys.
 
@@ -150,8 +162,7 @@ def block_of(config: dict, steps) -> dict:
   """
   for where, section, block in blocks(config):
     if where == '.'.join(['config', *map(str, steps)]):
-      kind, key = PARTS[section]
-      return {name: p.annotation for part in parts(kind, block[key])
+      return {name: p.annotation for part in parts_of(section, block)
               for name, p in registry.parameters(part).items()
               } | BLOCKS[section]
   return {}
@@ -183,11 +194,9 @@ def check(config: dict):
     check_type(where, block, dict)
     kinds = BLOCKS[section]
     _check_keys(where, {k: v for k, v in block.items() if k in kinds}, kinds,
-                _WITH_DEFAULT)
-    kind, key = PARTS[section]
-    if block[key] in registry.names(kind):
-      for part in parts(kind, block[key]):
-        check_arguments(part, block, where)
+                DEFAULTS)
+    for part in parts_of(section, block):
+      check_arguments(part, block, where)
   for i, arm in enumerate(config['arms']):
     check_type(f'config.arms[{i}]', arm, dict)
     _check_keys(f'config.arms[{i}]', arm, arms.Arm.__annotations__,

@@ -90,12 +90,12 @@ class Fold(typing.NamedTuple):
   """One split of the data; the only one without cross-validation.
 
   number: its place, or None for the only one.
-  pool_sizes: pool -> images of each class in it.
+  pool_sizes: pool -> images of each class in it, int64 [K].
   """
   number: int | None
   data: Task
   splits: splits.Splits
-  pool_sizes: dict[str, int] = {}
+  pool_sizes: dict[str, np.ndarray] = {}
 
   def digests(self, *parts: str) -> list[str]:
     """Names the contents of some splits in a hash."""
@@ -138,8 +138,8 @@ class Study(typing.NamedTuple):
   def extractor(self) -> features.FeatureExtractor:
     """The frozen network that looks at generated images."""
     block = self.config['evaluation']
-    return _extractor(block['extractor'], block['weights'],
-                      block['batch_size'], self.machine.devices)
+    return extractor(block['extractor'], block['weights'],
+                     block['batch_size'], self.machine.devices)
 
   def folder(self, stage: str, name: str, reads) -> files.Folder:
     """Names the folder of a task by all that its work reads, a JSON value."""
@@ -165,8 +165,9 @@ def of_training(net: fit.Network, fold: Fold, runs: int = 1) -> Size:
   return Size(weights + predictions, checkpoint.room(runs * state))
 
 
-@functools.lru_cache(1)
-def _extractor(name, weights, batch_size, devices) -> features.FeatureExtractor:
+@functools.lru_cache(2)
+def extractor(name, weights, batch_size, devices) -> features.FeatureExtractor:
+  """Returns a frozen network on the devices."""
   given = {'weights': weights} if weights else {}
   network = registry.build('extractors', name, given, 'config.evaluation',
                            key='extractor')

@@ -366,23 +366,11 @@ def train(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
            'spec': list(net.spec), 'arguments': dict(net.arguments),
            'devices': mesh.describe(devices), 'seconds': seconds / len(jobs)}
   for i, job in enumerate(jobs):
-    if axes.runs:
-      _take_records(job, folder, i)
+    if axes.runs and not files.is_done(job.folder.final):
+      files.begin(job.folder.partial)
+      metrics_log.take(folder, job.folder.partial, i)
     _finish(job, *axes.run(ends, i), test, facts)
   files.remove(_together(jobs).partial)
-
-
-def _take_records(job: Job, folder, number: int):
-  """Gives a run its records out of those of several."""
-  if files.is_done(job.folder.final):
-    return
-  files.begin(job.folder.partial)
-  writer = metrics_log.writer(job.folder.partial)
-  for record in metrics_log.read(folder):
-    mine = {name.removesuffix(f'/{number}'): value
-            for name, value in record.items() if name.endswith(f'/{number}')}
-    writer.scalars(record['step'], mine)
-  writer.close()
 
 
 def _finish(job: Job, chosen, logits, error, best, test, facts):
@@ -426,7 +414,7 @@ def features(net: Network, variables, images) -> np.ndarray:
 
 
 def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
-  """Returns fit(images, labels, run) -> predict(images) -> int [N].
+  """Returns fit(images, labels, run) -> predict(images) -> logits [N, K].
 
   What metrics train that ask how much a set of images teaches: plain training
   of `net` for `steps`, nothing of which stays on the disk.
@@ -456,5 +444,5 @@ def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
             save_every=steps)
       trained = read(folder, net)
 
-    return lambda images: predict(net, trained, images).argmax(-1)
+    return functools.partial(predict, net, trained)
   return fit

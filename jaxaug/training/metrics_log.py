@@ -197,3 +197,15 @@ def overview(params) -> tuple[str, int]:
   text = parameter_overview.get_parameter_overview(params, include_stats=False)
   # Its own total turns into a float where a weight is a scalar.
   return text.rpartition('\n')[0] + f'\nTotal: {count:,} weights', count
+
+
+def take(folder, to, number: int):
+  """Gives one of several trainings its records out of those of all."""
+  for name in 'metrics.jsonl', 'tensorboard':  # Of an attempt that was killed.
+    files.remove(pathlib.Path(to) / name)
+  own = writer(to)
+  for record in read(folder):
+    mine = {name.removesuffix(f'/{number}'): value
+            for name, value in record.items() if name.endswith(f'/{number}')}
+    own.scalars(record['step'], mine)
+  own.close()

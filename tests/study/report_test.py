@@ -45,7 +45,8 @@ def sample(arms=4, runs=5, classifiers=1, classes=3, generators=('cgan',),
                'overlaps': {'train_test': 0},
                'counts': {s: [20] * classes
                           for s in ('train', 'validation', 'test')}},
-      'pools': {g: {'generator': g, 'per_class': 9,
+      'pools': {g: {'generator': g, 'per_class': 9, 'counts': [9] * classes,
+                    'drawn': 50, 'from_real': False, 'selectors': [],
                     'audit': {'n': 9 * classes, 'train': dict(side),
                               'test': dict(side)},
                     'quality': quality()} for g in generators},
@@ -130,8 +131,8 @@ def near(channels=1, size=(8, 6), count=5):
 
 def grid(classes=3, channels=1, size=(8, 6), count=5, seed=0):
   shape = (classes, count, *size, channels)
-  return tuple(np.random.default_rng(seed + i).integers(
-      0, 256, shape, np.uint8) for i in range(2))
+  return (*(np.random.default_rng(seed + i).integers(
+      0, 256, shape, np.uint8) for i in range(2)), np.arange(classes))
 
 
 class Page(parser.HTMLParser):
@@ -167,7 +168,7 @@ class Page(parser.HTMLParser):
 
 def check(results, grids=None, pairs=None):
   """Renders, parses and checks what every page must hold."""
-  text = page.render(results, grids or {}, pairs)
+  text = page.render(results, page.Pictures(grids or {}, pairs or {}))
   shown = Page(text)
   bare = re.sub(r'data:image/png;base64,[\w+/=]+', '', text)
   assert not re.search(r'https?:|//[a-z]', bare)
@@ -271,7 +272,8 @@ def test_an_interpolation_is_small_and_of_many_classes_the_first(
 
 def test_an_interpolation_is_shown():
   image = np.zeros((92, 302, 1), np.uint8)
-  text = page.render(sample(), {'cgan': grid()}, interpolations={'cgan': image})
+  text = page.render(sample(), page.Pictures({'cgan': grid()},
+                                             interpolations={'cgan': image}))
   assert 'From one noise to another' in text
   found, = re.findall(r'class="grid" src="([^"]+)', text)
   assert found == pictures.first_rows(image, 3)
@@ -728,8 +730,8 @@ def test_best_is_chosen_on_validation():
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_grids_keep_their_pixels(channels):
-  real, fake = grid(channels=channels)
-  rows = pictures.strips({'cgan': (real, fake)})['cgan']
+  real, fake, classes = grid(channels=channels)
+  rows = pictures.strips({'cgan': (real, fake, classes)})['cgan']
   for k, pair in enumerate(rows):
     for images, uris in zip((real, fake), pair, strict=True):
       for image, uri in zip(images[k], uris, strict=True):
@@ -756,11 +758,67 @@ def test_large_grids_stay_small():
 
 
 def test_same_results_give_the_same_page():
-  assert page.render(sample(), {'cgan': grid()}) == plain().source
+  assert page.render(
+      sample(), page.Pictures({'cgan': grid()})) == plain().source
+
+
+def test_a_pool_of_some_classes_is_shown_with_their_names():
+  real, fake, _ = grid(2)
+  results = sample()
+  text = page.render(results, page.Pictures(
+      {'cgan': (real, fake, np.array([0, 2]))}))
+  names = results['data']['class_names']
+  assert re.findall('<span class="class">(.*?)</span>', text) == [
+      names[0], names[2]]
+  assert '2 of 3 classes.' in Page(text).words
+
+
+def test_what_selectors_kept_and_why():
+  results = sample()
+  assert 'What selectors kept' not in plain().text
+  results['pools']['cgan']['selectors'] = [
+      {'selector': 'novelty', 'seen': 50, 'kept': 41,
+       'reasons': {'a copy': 8, 'an outlier': 0, 'twice': 3}},
+      {'selector': 'quota', 'seen': 41, 'kept': 41, 'reasons': {}}]
+  words = check(results).words
+  assert 'cgan50 drawn, 27 takennovelty 5041 8 a copy3 twice' in words
+  assert 'quota 4141 none' in words and 'outlier' not in words
+
+
+def test_copies_stand_beside_the_gain():
+  results = sample()
+  (name, c), = list(results['classifiers'].items())[:1]
+  arm = next(arm for arm, row in c['arms'].items() if row['generated'])
+  for copies, said in (
+      ({'share': .021, 'clean': .01, 'from_real': False},
+       '2.1 % near copies of them (clean images: 1.0 %)'),
+      ({'share': 0., 'clean': .01, 'from_real': True},
+       'made from training images; 0.0 % near copies of them'),
+      ({'share': .01, 'clean': .01, 'from_real': False}, '')):
+    c['arms'][arm]['copies'] = copies
+    words = check(results).words
+    assert said in words if said else 'near copies of them' not in words
+
+
+def test_models_of_one_image_each():
+  results = sample()
+  results['generators']['cgan'] |= {
+      'images': 3, 'reconstruction_rmse': [.125, .0625, .25], 'curves': []}
+  assert ('3 images, one model each, reconstructed with a root mean squared '
+          'error of 0.0625 to 0.25') in check(results).words
+
+
+def test_representatives_are_shown():
+  image = np.zeros((62, 152, 1), np.uint8)
+  text = page.render(sample(), page.Pictures(
+      {'cgan': grid()}, representatives={'koala': image}))
+  assert 'Training images picked by koala' in text
+  assert 'Representatives' not in plain().text
 
 
 def test_write(tmp_path):
-  page.write(sample(), {'cgan': grid()}, tmp_path / 'report.html')
+  page.write(sample(), page.Pictures({'cgan': grid()}),
+             tmp_path / 'report.html')
   assert [f.name for f in tmp_path.iterdir()] == ['report.html']
   assert (tmp_path / 'report.html').read_text('utf-8').startswith('<!doctype')
 

@@ -25,7 +25,7 @@ def compute(real: types.ImageSet, fake: types.ImageSet, *,
 
   Args:
     real, fake: the images with labels.
-    fit: fit(images, labels, seed) -> predict(images) -> int labels [N].
+    fit: fit(images, labels, seed) -> predict(images) -> logits [N, K].
     runs: how many classifiers are trained each way, with seeds from 0.
 
   Raises:
@@ -37,7 +37,7 @@ def compute(real: types.ImageSet, fake: types.ImageSet, *,
   out = {}
   for name, train, test in (('cas_fake_to_real', (y, of_y), (x, of_x)),
                             ('cas_real_to_fake', (x, of_x), (y, of_y))):
-    each = [np.mean(fit(*train, seed)(test[0]) == test[1])
+    each = [np.mean(fit(*train, seed)(test[0]).argmax(-1) == test[1])
             for seed in range(runs)]
     out[name] = types.Measured(
         float(np.mean(each)), float(np.std(each, ddof=1)) if runs > 1 else None,

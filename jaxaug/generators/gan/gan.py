@@ -4,6 +4,7 @@ Every GAN of `generators/` goes through `make`. step.py has the two-player rule;
 each of its parts is made by a function of its own, and they meet here.
 """
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,11 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None,
       functools.partial(_init, rule, spec),
       functools.partial(step.step, rule), variables,
       functools.partial(_sample, rule, decode), _parameters,
-      rule.turns.d_steps, decode, rule.noise.size, noise=rule.noise.kind)
+      rule.turns.d_steps, decode, rule.noise.size, noise=rule.noise.kind,
+      critic=None if pairs else types.Critic(
+          lambda state: {'params': state.d.params,
+                         'batch_stats': state.d.stats},
+          functools.partial(_score, rule.discriminator)))
 
 
 def _rule(generator, discriminator, condition, pairs, options: dict,
@@ -136,10 +141,29 @@ def _decode(rule, by_batch, variables, z, labels, given=None):
   return images.astype(jnp.float32)
 
 
-def _sample(rule, decode, variables, key, labels, given=None):
-  """Images of the averaged generator; `labels` should be mixed."""
-  z = rule.noise.draw(key, labels.shape[0], truncated=True)
-  return decode(variables, z, labels, given)
+def _score(discriminator, variables, images, labels):
+  """D's scores by the averages of its norms, float32 [B]."""
+  net = types.Net(variables['params'], variables['batch_stats'], None)
+  out, _ = step.call(discriminator, net, images, labels, train=False)
+  return (out[0] if isinstance(out, tuple) else out).astype(jnp.float32)
+
+
+def _sample(rule, decode, variables, key, labels, given=None, *,
+            truncation: float | None = None, spread: float = 1.0):
+  """Images of the averaged generator; `labels` should be mixed.
+
+  Args:
+    variables, key, labels, given: see types.GenerativeModel.
+    truncation: noise beyond it is drawn again, which trades variety for
+      fidelity (Brock et al. 2019); 0 for none, None for what the model has.
+    spread: of the noise: above 1 for images that vary more.
+  """
+  if truncation is None:
+    truncation = rule.noise.truncation
+  errors.between('truncation', truncation, 0, math.inf)
+  errors.positive('spread', spread)
+  z = rule.noise.draw(key, labels.shape[0], truncation or math.inf)
+  return decode(variables, z * spread if spread != 1 else z, labels, given)
 
 
 def _standing(rule, classes, ema):

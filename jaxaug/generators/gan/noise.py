@@ -8,10 +8,12 @@ from jaxaug.core import errors
 
 
 class Noise(typing.NamedTuple):
-  """draw(key, batch, truncated=False) -> z [batch, size], of this kind."""
+  """draw(key, batch, most=inf) -> z [batch, size], of this kind, none beyond
+  `most`; `truncation` is that of samples."""
   size: int
   kind: str
   draw: typing.Callable
+  truncation: float
 
 
 def make(*, z_dim: int, noise: str = 'normal',
@@ -25,13 +27,12 @@ def make(*, z_dim: int, noise: str = 'normal',
   """
   errors.one_of('noise', noise, ('normal', 'uniform'))
   errors.between('truncation', truncation, 0, math.inf)
-  def draw(key, batch, truncated=False):
+  def draw(key, batch, most=math.inf):
     # The same as drawing again what is beyond.
-    most = truncation if truncated and truncation else math.inf
     if noise == 'uniform':
       return jax.random.uniform(key, (batch, z_dim), minval=-min(most, 1),
                                 maxval=min(most, 1))
     if most < math.inf:
       return jax.random.truncated_normal(key, -most, most, (batch, z_dim))
     return jax.random.normal(key, (batch, z_dim))
-  return Noise(z_dim, noise, draw)
+  return Noise(z_dim, noise, draw, truncation)

@@ -4,6 +4,7 @@ Style and figures are inside it.
 """
 import functools
 import pathlib
+import typing
 
 from jaxaug.core import console, files
 from jaxaug.evaluation import collapse, stats
@@ -13,27 +14,37 @@ MATRIX_CLASSES = 20   # Above, a confusion matrix is a picture.
 CLASS_CELLS = 2000    # Above, precision, recall and F1 by class are left out.
 
 
-def write(results: dict, grids: dict, path, pairs: dict | None = None,
-          interpolations: dict | None = None):
+class Pictures(typing.NamedTuple):
+  """What the page shows beside figures.
+
+  grids: pool -> (real, generated, classes): uint8 [K, M, H, W, C] each, a class
+    to a row, C is 1 or 3; unselected, as the page says so; and their numbers.
+  pairs: pool -> its images that are nearest to real ones, nearest first, as
+    pictures.closest takes them.
+  interpolations: generator -> uint8 [H, W, C], a grid with a class to a row.
+  representatives: selector -> the same.
+  """
+  grids: dict = {}
+  pairs: dict = {}
+  interpolations: dict = {}
+  representatives: dict = {}
+
+
+def write(results: dict, shown: Pictures, path):
   """Writes the report page.
 
   Args:
     results: what the evaluate stage wrote to results.json.
-    grids: pool -> (real, generated), uint8 [K, M, H, W, C] each, class
-      by row, C is 1 or 3; unselected, as the page says so.
+    shown: pictures.
     path: where the page goes; replaced only once it is whole.
-    pairs: pool -> its images that are nearest to real ones, nearest first, as
-      pictures.closest takes them.
-    interpolations: generator -> uint8 [H, W, C], a grid with a class to a row.
   """
-  text = render(results, grids, pairs, interpolations).encode(
+  text = render(results, shown).encode(
       errors='backslashreplace')  # Of paths that are no text.
   with files.replacing(path) as f:
     f.write(text)
 
 
-def render(results: dict, grids: dict, pairs: dict | None = None,
-           interpolations: dict | None = None) -> str:
+def render(results: dict, shown: Pictures) -> str:
   """Returns the report as HTML; arguments as in `write`."""
   alpha, classes = results['alpha'], len(results['data']['class_names'])
   template = _environment().get_template('report.html.jinja')
@@ -51,11 +62,13 @@ def render(results: dict, grids: dict, pairs: dict | None = None,
         generator_figures={
             name: figures.generator_figures(g)
             for name, g in results.get('generators', {}).items()},
-        pictures={'strips': pictures.strips(grids),
-                  'closest': pictures.closest(pairs or {}),
-                  'interpolations': {
-                      name: pictures.first_rows(grid, classes)
-                      for name, grid in (interpolations or {}).items()}})
+        pictures={'strips': pictures.strips(shown.grids),
+                  'classes': {name: list(grid[2])
+                              for name, grid in shown.grids.items()},
+                  'closest': pictures.closest(shown.pairs)} | {
+                      kind: {name: pictures.first_rows(grid, classes)
+                             for name, grid in getattr(shown, kind).items()}
+                      for kind in ('interpolations', 'representatives')})
 
 
 @functools.cache

@@ -58,7 +58,7 @@ def strips(grids: dict) -> dict:
     side = _side(room / columns * max(height, width) / min(height, width))
     real, generated = (
         [[_uri(_shrunk(image, side)) for image in row[:columns]]
-         for row in grid[:GRID_ROWS]] for grid in pair)
+         for row in grid[:GRID_ROWS]] for grid in pair[:2])
     out[name] = list(zip(real, generated, strict=True))
   return out
 

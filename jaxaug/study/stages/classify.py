@@ -68,7 +68,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 def _counts(study, fold, i: int) -> tuple[np.ndarray, np.ndarray]:
   """Real and generated images of each class in the i-th arm."""
   arm, names = study.arms[i], fold.splits.class_names
-  there = np.full(len(names), fold.pool_sizes[arm.pool]) if arm.pool else None
+  there = fold.pool_sizes[arm.pool] if arm.pool else None
   return mixing.check(fold.labels, there, class_names=names,
                       partner=arm.with_partners, where=f'config.arms[{i}]',
                       **arm.how)

@@ -38,6 +38,19 @@ def network(study: study_tasks.Study) -> fit.Network:
                      schema.arguments(block, schema.JUDGE))
 
 
+def fitter(study: study_tasks.Study,
+           fold: study_tasks.Fold) -> tuple[typing.Callable, dict]:
+  """Returns what trains classifiers like it, see fit.fitter, and its key.
+
+  As long as the judge would learn from the training split.
+  """
+  block, net = study.config['judge'], network(study)
+  trains = {'steps': budget.base_steps(block, len(fold.labels)),
+            'batch_size': block['batch_size'], 'seed': study.seed('fit')}
+  return (fit.fitter(net, devices=study.machine.devices, **trains),
+          trains | {'network': net.key()})
+
+
 def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
           made: dict) -> list[study_tasks.Task]:
   """Returns the judge, where there is a pool to judge."""

@@ -1,7 +1,9 @@
-"""The averaged generator draws a labelled synthetic set."""
+"""The averaged generator draws a labelled set; selectors screen it."""
 import functools
+import itertools
 import math
 import time
+import typing
 
 import jax
 import numpy as np
@@ -15,108 +17,181 @@ from jaxaug.core import (
   registry,
   types,
 )
-from jaxaug.data import images, pixels, pools, splits
-from jaxaug.study import schema
+from jaxaug.data import images, origins, pixels, pools, splits
+from jaxaug.study import selection
 from jaxaug.study import tasks as study_tasks
+from jaxaug.study.stages import generate
 
 # A change of what this stage computes belongs into its key.
-VERSION = 4
-# A selector that keeps fewer than one image in this many has failed.
+VERSION = 5
+# Selectors that keep fewer than one image in this many have failed.
 MOST_DRAWS = 20
+
+
+class Source(typing.NamedTuple):
+  """What a pool is drawn by.
+
+  draw: see data/origins.py. variables: what it takes. generator: its name.
+  key: of its trainings, in a hash.
+  """
+  draw: typing.Callable
+  variables: typing.Any
+  generator: str
+  key: str
 
 
 def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
           made: dict) -> list[study_tasks.Task]:
   """Returns a task for each of config.pools."""
-  return [_task(study, fold, name, made['generate'][block['generator']])
-          for name, block in study.config['pools'].items()]
+  return [_task(study, fold, name, made) for name in study.config['pools']]
 
 
-def _task(study, fold, name: str,
-          source: study_tasks.Task) -> study_tasks.Task:
+def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
   block, seed = study.config['pools'][name], study.seed('pool', name)
-  size, names = fold.pool_sizes[name], fold.splits.class_names
-  select = registry.build(
-      'selectors', block['selector'], schema.arguments(block, schema.POOL),
-      f'config.pools.{name}', fold.splits.train, key='selector')
+  where, generator = f'config.pools.{name}', block['generator']
+  sizes, names = fold.pool_sizes[name], fold.splits.class_names
+  model, trained = study.models[generator], generate.of(generator, made)
+  registry.check(model.sample, block['draw'], f'{where}.draw')
+  selectors = {each: selection.named(study.config, each, f'{where}.selectors')
+               for each in block['selectors']}
+  score = functools.partial(_score, trained[0]) if model.critic else None
+  selects = {each: selection.build(study, fold, selector, score=score)
+             for each, selector in selectors.items()}
+  needs, chosen = tuple(trained), None
+  if model.per_image:
+    chosen = made['represent'][study.config['generators'][generator][
+        'representatives']]
+    needs = (chosen, *trained)
+  keys = [task.key for task in trained]
   folder = study.folder('pool', name, [
-      VERSION, source.key, fold.digests('train'), block, size, seed, names])
+      VERSION, keys, fold.digests('train'), {
+          key: block[key] for key in ('batch_size', 'draw')},
+      [selection.reads(study, fold, each) for each in selectors.values()],
+      sizes.tolist(), seed, names])
 
-  bytes_ = size * len(names) * math.prod(study.spec[:3])
+  bytes_ = int(sizes.sum()) * math.prod(study.spec[:3])
   if not folder.final.exists():
-    memory.check(f'config.pools.{name}.per_class', 2 * bytes_,
-                 f'{size} images a class')
+    memory.check(f'{where}.per_class', 2 * bytes_,
+                 f'{sizes.max()} images a class')
 
   def work():
-    trained = source.read()
-    run(folder, name=fold.label(name), spec=study.spec, model=trained.model,
-        variables=trained.variables(), generator=block['generator'],
-        generator_key=source.key, data=fold.splits, seed=seed,
-        selector=block['selector'], per_class=size,
-        batch_size=block['batch_size'], select=select)
+    run(folder, name=fold.label(name), source=_source(
+        study, fold, block, trained, chosen), data=fold.splits, seed=seed,
+        sizes=sizes, batch_size=block['batch_size'], selects=selects)
   return study_tasks.Task('pool', name, folder, work,
                           functools.partial(read, folder,
                                             fold.digests('train')[0]),
-                          needs=(source,),
-                          size=lambda: study_tasks.Size(bytes_),
-                          where=f'config.pools.{name}')
+                          needs=needs,
+                          size=lambda: study_tasks.Size(bytes_), where=where)
 
 
-def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
-        model: types.GenerativeModel, variables, generator: str,
-        generator_key: str, data: splits.Splits, per_class: int,
-        batch_size: int, seed: int, selector: str, select) -> dict:
-  """Draws until every class has `per_class` images that `select` keeps.
+def _source(study, fold, block, trained, chosen) -> Source:
+  """What draws a pool: one model, or all those of one image each."""
+  name = block['generator']
+  model, classes = study.models[name], study.spec.num_classes
+  key = '.'.join(task.key for task in trained)
+  if chosen is None:
+    return Source(origins.sampler(model, fold.splits.train, classes,
+                                  **block['draw']),
+                  trained[0].read().variables(), name, key)
+  found = chosen.read()
+  variables = jax.tree.map(lambda *x: np.stack(x), *(
+      task.read().variables() for task in trained))
+  return Source(origins.sampler_of_images(
+      model, found.labels, found.places, classes, **block['draw']), variables,
+                name, files.digest(key))
+
+
+def _score(trained: study_tasks.Task, *images_) -> np.ndarray:
+  """What the discriminator says of images, see types.Known."""
+  return trained.read().score(*images_)
+
+
+def run(folder: files.Folder, *, name: str, source: Source,
+        data: splits.Splits, sizes: np.ndarray, batch_size: int, seed: int,
+        selects: dict[str, typing.Callable]) -> dict:
+  """Draws until `selects` leave `sizes` [K] images of every class.
 
   Labels are mixed in every batch, and every batch is full: batch norm that
-  looks at the batch must see what it saw in training.
+  looks at the batch must see what it saw in training. Selectors see all that
+  was drawn at a time; of what they leave of a class the first are taken.
   """
   begun = time.monotonic()
-  key = jax.random.key(seed)
-  sample = jax.jit(model.sample)
-  rng = randomness.generator(seed)
-  wanted = np.full(spec.num_classes, per_class)
-  found, draws = [], 0
-  while wanted.any():
-    if draws * batch_size > MOST_DRAWS * per_class * spec.num_classes + (
-        MOST_DRAWS * batch_size):
-      why = (f'{selector!r} keeps too few images: {wanted.sum()} are missing '
-             f'after {draws * batch_size}')
-      raise errors.InputError(f'config.pools.{name}.selector: {why}.',
-                              errors.Failure(why))
-    # All classes, also those that need no more: batch norm may look on.
-    ask = rng.permutation(np.resize(np.arange(len(wanted)), batch_size))
-    ask = ask.astype(np.int32)
-    drawn = np.asarray(sample(variables, jax.random.fold_in(key, draws), ask))
-    if not np.isfinite(drawn).all():
-      raise errors.InputError(
-          f'pool {name}: images are not finite; expected a generator that does '
-          'not diverge.', errors.Failure('images are not finite'))
-    drawn = pixels.to_uint8(drawn)
-    keep = select(drawn, ask)
-    for k in np.flatnonzero(wanted):
-      rows = np.flatnonzero(keep & (ask == k))[:wanted[k]]
-      found += [(k, draws, row, drawn[row]) for row in rows]
-      wanted[k] -= len(rows)
-    draws += 1
-  found.sort(key=lambda x: x[:3])
-  images_, labels = (np.stack([x[3] for x in found]),
-                     np.array([x[0] for x in found], np.int32))
+  def count(labels):
+    return np.bincount(labels, minlength=len(sizes))
+  classes, wanted, drawn = np.flatnonzero(sizes), sizes, []
+  stream = _draws(source, classes, batch_size, seed, name)
+  total = np.zeros_like(sizes)
+  while True:
+    while (total < wanted).any():
+      drawn.append(next(stream))
+      total = total + count(drawn[-1].labels)
+    found = _Found(*map(np.concatenate, zip(*drawn, strict=True)))
+    screened = selection.screen(selects, found.images, found.labels)
+    have = count(found.labels[screened.keep])
+    if (have >= sizes).all():
+      break
+    if len(found.labels) >= MOST_DRAWS * (int(sizes.sum()) + batch_size):
+      raise _too_few(name, screened.steps, sizes - have, len(found.labels))
+    # As many as the share that is left asks for, and a few more.
+    wanted = np.minimum(2 * total + batch_size, np.ceil(
+        1.1 * sizes * total / np.maximum(have, 1))).astype(np.int64)
+  rows = np.concatenate([np.flatnonzero(
+      screened.keep & (found.labels == k))[:sizes[k]] for k in classes])
+  kept = _Found(*(x[rows] for x in found))
   files.begin(folder.partial)
-  files.save_npz(folder.partial / 'pool.npz', images=images_, labels=labels,
-                 batch=np.array([x[1] for x in found], np.int32),
-                 row=np.array([x[2] for x in found], np.int32))
+  files.save_npz(folder.partial / 'pool.npz', **kept._asdict())
   manifest = {
-      'generator': generator, 'generator_key': generator_key, 'seed': seed,
-      'class_names': list(data.class_names), 'per_class': per_class,
-      'batch_size': batch_size, 'selector': selector,
-      'drawn': draws * batch_size, 'digest': images.digest(images_, labels),
+      'generator': source.generator, 'generator_key': source.key, 'seed': seed,
+      'class_names': list(data.class_names), 'per_class': int(sizes.max()),
+      'counts': sizes.tolist(), 'batch_size': batch_size,
+      'selectors': screened.steps, 'drawn': len(found.labels),
+      'from_real': bool((kept.origin >= 0).any()),
+      'digest': images.digest(kept.images, kept.labels),
       'train_digest': data.report['digests']['train'],
       'seconds': time.monotonic() - begun}
   files.finish(folder.partial, folder.final, manifest)
-  console.say(f'pool {name}: {len(found)} images kept of '
-              f'{draws * batch_size} drawn')
+  console.say(f'pool {name}: {len(rows)} images taken of '
+              f'{len(found.labels)} drawn' + ''.join(
+                  f', {step["selector"]} kept {step["kept"]} of {step["seen"]}'
+                  for step in screened.steps))
   return manifest
+
+
+class _Found(typing.NamedTuple):
+  """Images and where each is from; see pools.Pool."""
+  images: np.ndarray
+  labels: np.ndarray
+  batch: np.ndarray
+  row: np.ndarray
+  origin: np.ndarray
+
+
+def _draws(source: Source, classes, batch_size: int, seed: int, name: str):
+  """Yields batch after batch, the same in any launch."""
+  draw, key = jax.jit(source.draw), jax.random.key(seed)
+  rng = randomness.generator(seed)
+  for number in itertools.count():
+    # All classes, also those that need no more: batch norm may look on.
+    ask = rng.permutation(np.resize(classes, batch_size)).astype(np.int32)
+    got, places = draw(source.variables, jax.random.fold_in(key, number), ask)
+    if not np.isfinite(got := np.asarray(got)).all():
+      raise errors.InputError(
+          f'pool {name}: images are not finite; expected a generator that does '
+          'not diverge.', errors.Failure('images are not finite'))
+    yield _Found(pixels.to_uint8(got), ask,
+                 np.full(len(ask), number, np.int32),
+                 np.arange(len(ask), dtype=np.int32), np.asarray(places))
+
+
+def _too_few(name, steps, missing, drawn: int) -> errors.InputError:
+  """Says which selectors keep too little."""
+  shares = ', '.join(f'{step["selector"]} {step["kept"]} of {step["seen"]}'
+                     for step in steps)
+  why = (f'selectors keep too few images ({shares}): {max(missing)} of a class '
+         f'are missing after {drawn}')
+  return errors.InputError(f'config.pools.{name}.selectors: {why}.',
+                           errors.Failure(why))
 
 
 def read(folder: files.Folder, train_digest: str = '') -> types.Split:

@@ -6,10 +6,8 @@ import time
 from jaxaug.core import errors, files, types
 from jaxaug.data import images
 from jaxaug.evaluation import features, measure
-from jaxaug.study import budget
 from jaxaug.study import tasks as study_tasks
 from jaxaug.study.stages import judge
-from jaxaug.training import fit as fits
 
 # A change of what this stage computes belongs into its key.
 VERSION = 2
@@ -31,11 +29,7 @@ def _task(study, fold, pool: study_tasks.Task) -> study_tasks.Task:
   features.check(study.extractor.network, study.spec[:3], needs,
                  'config.evaluation.extractor')
   if 'fit' in needs:
-    block, net = study.config['judge'], judge.network(study)
-    trains = {'steps': budget.base_steps(block, len(fold.labels)),
-              'batch_size': block['batch_size'], 'seed': study.seed('fit')}
-    fit = fits.fitter(net, devices=study.machine.devices, **trains)
-    trains['network'] = net.key()
+    fit, trains = judge.fitter(study, fold)
   folder = study.folder('quality', pool.name, [
       VERSION, pool.key, study.extractor.identity, metrics, trains,
       fold.digests('train', 'test')])

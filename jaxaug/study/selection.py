@@ -1,0 +1,180 @@
+"""Selectors of a study: a name in a config becomes what picks images.
+
+The name is one of config.selectors, or a file of data/selectors/ as it is by
+default.
+"""
+import functools
+import typing
+
+import numpy as np
+
+from jaxaug.core import errors, registry, types
+from jaxaug.evaluation import features
+from jaxaug.study import schema, sections
+from jaxaug.study import tasks as study_tasks
+from jaxaug.study.stages import judge
+
+
+class Selector(typing.NamedTuple):
+  """What one name means.
+
+  where: its config path. block: its keys. module: the file of data/selectors/.
+  """
+  where: str
+  block: dict
+  module: typing.Any
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Which fields of types.Known it looks at, beside the training split."""
+    return getattr(self.module, 'NEEDS', ())
+
+
+def named(config: dict, name: str, where: str) -> Selector:
+  """Returns the selector of a name; InputError with `where` if there is none.
+  """
+  if name in config['selectors']:
+    where, block = f'config.selectors.{name}', config['selectors'][name]
+    return Selector(where, block, registry.find(
+        'selectors', block['selector'], f'{where}.selector'))
+  known = [*config['selectors'], *registry.names('selectors')]
+  if name not in known:
+    raise errors.InputError(
+        f'{where}: there is no selector {name!r}; expected a name of '
+        'config.selectors or a file of data/selectors/, such as '
+        f'{", ".join(known)}.{errors.nearest(name, known)}')
+  return Selector(where, {'selector': name} | sections.SELECTOR,
+                  registry.find('selectors', name, where))
+
+
+def extractor(study: study_tasks.Study,
+              selector: Selector) -> features.FeatureExtractor:
+  """Returns the network that it sees images by."""
+  block = study.config['evaluation'] | {
+      key: selector.block[key] for key in ('extractor', 'weights')
+      if selector.block['extractor']}
+  return study_tasks.extractor(block['extractor'], block['weights'],
+                               block['batch_size'], study.machine.devices)
+
+
+def reads(study: study_tasks.Study, fold: study_tasks.Fold,
+          selector: Selector) -> list:
+  """Names in a hash all that it reads but images."""
+  out = [getattr(selector.module, 'VERSION', 1), selector.block]
+  if 'features' in selector.needs:
+    out.append(extractor(study, selector).identity)
+  if 'fit' in selector.needs:
+    out.append(judge.fitter(study, fold)[1])
+  return out
+
+
+def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
+          *, cache=None, score: typing.Callable | None = None):
+  """Returns select(images, labels) -> {reason: bool [N] of what is dropped}.
+
+  Args:
+    study, fold: whose training split it may look at.
+    selector: of `named`.
+    cache: folder that keeps the features of training images.
+    score: see types.Known.
+
+  Raises:
+    InputError: an argument that cannot be.
+  """
+  block, train = selector.block, fold.splits.train
+  names, classes = fold.splits.class_names, numbers(
+      block['classes'], fold.splits.class_names, f'{selector.where}.classes')
+
+  def look(images):
+    own = images is train.images
+    return features.of_array(
+        extractor(study, selector), images, {'features'},
+        cache=cache if own else None,
+        digest=fold.digests('train')[0] if own else '').features
+
+  def fit(*given):
+    return judge.fitter(study, fold)[0](*given)
+  known = types.Known(train, names, look, fit, score,
+                      study.seed('selector', block['selector']))
+  select = registry.build(
+      'selectors', block['selector'], schema.arguments(block, schema.SELECTOR),
+      selector.where, known, key='selector')
+  if not classes:
+    return select
+
+  def some(images, labels):
+    rows = np.flatnonzero(np.isin(labels, classes))
+    out = {}
+    for reason, gone in select(images[rows], labels[rows]).items():
+      out[reason] = np.zeros(len(labels), bool)
+      out[reason][rows] = gone
+    return out
+  return some
+
+
+def numbers(classes, class_names, where: str) -> tuple[int, ...]:
+  """Returns classes given by name or number as numbers; () for all."""
+  out = []
+  for each in classes or ():
+    if isinstance(each, int) and 0 <= each < len(class_names):
+      out.append(each)
+    elif each in class_names:
+      out.append(class_names.index(each))
+    else:
+      raise errors.InputError(
+          f'{where}: {each!r} is no class; expected some of '
+          f'{", ".join(class_names[:20])}.{errors.nearest(each, class_names)}')
+  return tuple(dict.fromkeys(out))
+
+
+class Screened(typing.NamedTuple):
+  """What selectors, one after the other, left of some images.
+
+  keep: bool [N]. steps: for each selector 'selector', 'seen' and 'kept', counts
+  of images, and 'reasons', reason -> how many were dropped for it.
+  """
+  keep: np.ndarray
+  steps: list[dict]
+
+
+def screen(selects: dict[str, typing.Callable], images, labels) -> Screened:
+  """Passes images [N, H, W, C] through selectors in their order."""
+  rows, steps = np.arange(len(labels)), []
+  for name, select in selects.items():
+    dropped = select(images[rows], labels[rows]) if len(rows) else {}
+    gone = functools.reduce(np.logical_or, dropped.values(),
+                            np.zeros(len(rows), bool))
+    steps.append({'selector': name, 'seen': len(rows),
+                  'kept': int((~gone).sum()), 'reasons': {
+                      reason: int(x.sum()) for reason, x in dropped.items()}})
+    rows = rows[~gone]
+  return Screened(np.isin(np.arange(len(labels)), rows), steps)
+
+
+# ------------------------------------------------------------ representatives
+def labels(study: study_tasks.Study, fold: study_tasks.Fold,
+           name: str) -> np.ndarray:
+  """Returns the classes of the representatives that a selector will pick.
+
+  Raises:
+    InputError: it picks no fixed count of every class, or a class has fewer.
+  """
+  selector = named(study.config, name, 'representatives')
+  count = selector.block.get('count', registry.arguments(
+      selector.module.build).get('count'))
+  if not isinstance(count, int) or count < 1:
+    raise errors.InputError(
+        f'{selector.where}.selector: {selector.block["selector"]!r} picks no '
+        'fixed count of each class; expected one with a count, such as '
+        "'kmeans'.")
+  names = fold.splits.class_names
+  classes = numbers(selector.block['classes'], names,
+                    f'{selector.where}.classes') or range(len(names))
+  have = np.bincount(fold.labels, minlength=len(names))
+  for k in classes:
+    if have[k] < count:
+      raise errors.InputError(
+          f'{selector.where}.count: {count} representatives of each class, and '
+          f'{names[k]!r} has {have[k]} training images; expected '
+          f'{have[list(classes)].min()} at most.')
+  return np.repeat(np.sort(np.array(classes, np.int32)), count)
