@@ -364,14 +364,16 @@ class _Trained(typing.NamedTuple):
 
 
 def _variables(state):
-  return {'step': state.step, 'z': state.z, 'levels': [
-      {'params': level.g.params, 'batch_stats': level.g.stats,
-       'amplitude': level.amplitude} for level in state.levels]}
+  return {'step': state.step, 'z': state.z} | {
+      f'scale_{n}': {'params': level.g.params, 'batch_stats': level.g.stats,
+                     'amplitude': level.amplitude}
+      for n, level in enumerate(state.levels)}
 
 
-def _trained(variables) -> list[_Trained]:
-  return [_Trained(types.Net(level['params'], level['batch_stats'], None),
-                   level['amplitude']) for level in variables['levels']]
+def _trained(rule, variables) -> list[_Trained]:
+  scales = [variables[f'scale_{n}'] for n in range(rule.last + 1)]
+  return [_Trained(types.Net(scale['params'], scale['batch_stats'], None),
+                   scale['amplitude']) for scale in scales]
 
 
 def _sample(rule, variables, key, labels, given=None, *, start: int = 0):
@@ -391,7 +393,7 @@ def _sample(rule, variables, key, labels, given=None, *, start: int = 0):
   if start > rule.last:
     raise errors.InputError(f'start: {start}; expected 0 to {rule.last}, for '
                             f'there are {rule.last + 1} scales.')
-  levels, count = _trained(variables), labels.shape[0]
+  levels, count = _trained(rule, variables), labels.shape[0]
   images = None
   if given is not None and start:
     images = _enlarged(rule, _shrunk(rule, given, start - 1), start)
@@ -414,8 +416,8 @@ def _sample(rule, variables, key, labels, given=None, *, start: int = 0):
 
 def _reconstruction(rule, variables):
   """The image again, [1, H, W, C]."""
-  return _full(rule, _reconstruct(rule, _trained(variables), variables['z'],
-                                  rule.last + 1))
+  return _full(rule, _reconstruct(rule, _trained(rule, variables),
+                                  variables['z'], rule.last + 1))
 
 
 def _full(rule, images):

@@ -361,11 +361,11 @@ def test_scales_that_are_not_begun_add_nothing():
   model, state, variables, _ = _drawn()
   sample, labels = _sampler(model), np.zeros(3, np.int32)
   early = sample(variables | {'step': jnp.int32(20)}, KEY, labels)
-  silent = [level | ({} if n < 2 else {'params': jax.tree.map(
-      jnp.zeros_like, level['params'])})
-            for n, level in enumerate(variables['levels'])]
+  silent = {name: scale | {'params': jax.tree.map(
+      jnp.zeros_like, scale['params'])} for name, scale in variables.items()
+            if name in ('scale_2', 'scale_3', 'scale_4')}
   np.testing.assert_allclose(early, sample(
-      variables | {'levels': silent}, KEY, labels), atol=1e-6)
+      variables | silent, KEY, labels), atol=1e-6)
 
 
 def test_reconstruction_is_what_training_aims_at():
