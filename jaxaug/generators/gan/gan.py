@@ -31,7 +31,8 @@ PARTS = (optimizers.make, *regularisation.ALL, *augmentation.ALL, noise.make,
 
 def make(spec: types.ImageSpec, generator, discriminator, condition=None,
          pairs: bool = False, *, ema_decay: float = 0.999, ema_start: int = 0,
-         mirror: bool = False, statistics: str = 'running', **options: PARTS,
+         mirror: bool = False, quarter_turns: bool = False,
+         statistics: str = 'running', **options: PARTS,
          ) -> types.GenerativeModel:
   """Returns the generative model of two players.
 
@@ -53,6 +54,8 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None,
       up as min(decay, (1 + t) / (10 + t)),
     ema_start: or a copy of the generator before this step, if it is not 0.
     mirror: flips half of the real images, for sets where that keeps the class.
+    quarter_turns: turns half of the real images by none to three quarters, for
+      such sets of square images. Both of a pair are posed alike.
     statistics: batch norm of `sample`: 'running' averages, those of the
       'batch', or 'standing', averages taken anew by the averaged weights.
     **options: see PARTS; `z_dim`, the size of the noise, has no default.
@@ -62,12 +65,18 @@ def make(spec: types.ImageSpec, generator, discriminator, condition=None,
   """
   errors.one_of('statistics', statistics, ('running', 'batch', 'standing'))
   errors.one_of('mirror', mirror, (False, True))
+  errors.one_of('quarter_turns', quarter_turns, (False, True))
+  if quarter_turns and spec.height != spec.width:
+    raise errors.InputError(
+        f'quarter_turns: True; expected False for images of {spec.height}x'
+        f'{spec.width}, which are not square, see config.data.resize.')
   if (condition or pairs) and statistics == 'standing':
     raise errors.InputError(
         "statistics: 'standing' draws from noise alone, which this model does "
         "not; expected 'running' or 'batch'.")
   rule = _rule(generator, discriminator, condition, pairs, options,
-               mirror=mirror, average=ema.make(ema_decay, ema_start))
+               mirror=mirror, quarter_turns=quarter_turns,
+               average=ema.make(ema_decay, ema_start))
   standing = jax.jit(functools.partial(_standing, rule, spec.num_classes))
   def variables(state):
     return standing(state.ema) if statistics == 'standing' else state.ema

@@ -50,16 +50,27 @@ def r1(*, r1: float = 0.0, r1_every: int = 1) -> Regulariser | None:
   return Regulariser(terms) if r1 else None
 
 
-def gradient_penalty(*, gradient_penalty: float = 0.0) -> Regulariser | None:
+# The axes of [B, H, W, C] over which the gradient penalty's norms are.
+NORMS = {'image': (1, 2, 3), 'pixel': (3,), 'column': (1,)}
+
+
+def gradient_penalty(*, gradient_penalty: float = 0.0,
+                     gradient_penalty_per: str = 'image',
+                     ) -> Regulariser | None:
   """The gradient penalty.
 
   Args:
     gradient_penalty: its weight, 10 in the paper.
+    gradient_penalty_per: what has a norm of its own: the 'image', as in the
+      paper; the 'pixel', over its channels, as in SinGAN's code; or each
+      'column' of pixels of a channel, as in DAGAN's code.
   """
   errors.between('gradient_penalty', gradient_penalty, 0, math.inf)
+  errors.one_of('gradient_penalty_per', gradient_penalty_per, NORMS)
   def terms(seen):
     return [gradient_penalty * penalties.gradient_penalty(
-        seen.turn.keys.penalty, seen.score, seen.turn.real, seen.fake)]
+        seen.turn.keys.penalty, seen.score, seen.turn.real, seen.fake,
+        NORMS[gradient_penalty_per])]
   return Regulariser(terms) if gradient_penalty else None
 
 

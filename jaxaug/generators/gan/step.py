@@ -28,7 +28,8 @@ class Rule(typing.NamedTuple):
   condition: typing.Callable | None  # Real images -> what G starts from too.
   pairs: bool                        # Or the first of a pair of images is it.
   noise: noise.Noise
-  mirror: bool                       # Whether half of real images are flipped.
+  mirror: bool                       # Whether half of real images are flipped,
+  quarter_turns: bool                # or turned.
   augmentations: tuple               # augmentation.Augmentation, one by one.
   loss: losses.Adversarial
   class_loss: losses.ClassLoss
@@ -73,6 +74,7 @@ class Keys(typing.NamedTuple):
   second: jax.Array | None = None   # Dropout of D's second pass, where it has.
   mirror: jax.Array | None = None
   penalty: jax.Array | None = None
+  turns: jax.Array | None = None
 
 
 def _keys(rule, key):
@@ -83,12 +85,15 @@ def _keys(rule, key):
   def of_d(noise, update):
     mirror, augment, dropout = jax.random.split(update, 3)
     return Keys(noise, augment, dropout, jax.random.fold_in(dropout, 1), mirror,
-                jax.random.fold_in(update, 3))
+                jax.random.fold_in(update, 3), jax.random.fold_in(update, 4))
   key_d, *key_g = jax.random.split(key, 4)
   updates = jax.random.split(key_d, rule.turns.d_steps)
   own = jax.vmap(lambda key: of_d(*jax.random.split(key)))(updates)
   if rule.turns.fresh_fakes:
-    return own, jax.tree.map(lambda x: x[-1], own), Keys(*key_g)
+    # Pairs of G's own are posed anew; else it is D's last batch.
+    last = (of_d(None, jax.random.fold_in(key, 4)) if rule.pairs else
+            jax.tree.map(lambda x: x[-1], own))
+    return own, last, Keys(*key_g)
   return (jax.tree.map(lambda x: x[:-1], own), of_d(None, updates[-1]),
           Keys(*key_g))
 
@@ -134,14 +139,25 @@ def _turn(rule, step, control, images, labels, keys) -> Turn:
   """Takes real images uint8 or float [B, H, W, C], or pairs of them."""
   if not jnp.issubdtype(images.dtype, jnp.floating):
     images = pixels.to_float(images)
-  start = None
+  start = images = _posed(rule, keys, images)
   if rule.pairs:
     (start, images), labels = images, labels[1]
-  if rule.mirror:
-    flip = jax.random.bernoulli(keys.mirror, shape=(images.shape[0], 1, 1, 1))
-    images = jnp.where(flip, images[:, :, ::-1], images)
-  start = images if start is None else start
   return Turn(step, control, images, labels, given(rule, start), keys)
+
+
+def _posed(rule, keys, images):
+  """Mirrors and turns some of images [..., B, H, W, C]; pairs stay alike."""
+  each = images.shape[-4], 1, 1, 1
+  if rule.mirror:
+    flip = jax.random.bernoulli(keys.mirror, shape=each)
+    images = jnp.where(flip, images[..., ::-1, :], images)
+  if rule.quarter_turns:
+    whether, how = jax.random.split(keys.turns)
+    quarters = jnp.where(jax.random.bernoulli(whether, shape=each),
+                         jax.random.randint(how, each, 0, 4), 0)
+    images = jnp.where(quarters >= 2, images[..., ::-1, ::-1, :], images)
+    images = jnp.where(quarters % 2, jnp.rot90(images, axes=(-3, -2)), images)
+  return images
 
 
 def given(rule: Rule, images) -> tuple:

@@ -17,10 +17,12 @@ def _r1(seen, w):
   return (stubs.slopes(w, seen.real, seen.labels) ** 2).sum(1).mean()
 
 
-def _gradient_penalty(seen, w):
-  between = SHARE * seen.real + (1 - SHARE) * seen.fake
-  norms = np.linalg.norm(stubs.slopes(w, between, seen.labels), axis=1)
-  return ((norms - 1) ** 2).mean()
+def _gradient_penalty(*axes):
+  def penalty(seen, w):
+    between = SHARE * seen.real + (1 - SHARE) * seen.fake
+    slopes = stubs.slopes(w, between, seen.labels).reshape(between.shape)
+    return ((np.sqrt((slopes ** 2).sum(axes)) - 1) ** 2).mean()
+  return penalty
 
 
 def _lecam(seen, w, averages=AVERAGES):
@@ -50,7 +52,11 @@ CASES = {
     'r1': ({'r1': 0.7}, 0.35, _r1),
     'r1, every fourth': ({'r1': 0.7, 'r1_every': 4}, 1.4, _r1),
     'gradient penalty': ({'gradient_penalty': 2.0, 'loss': 'wasserstein'}, 2.0,
-                         _gradient_penalty),
+                         _gradient_penalty(1, 2, 3)),
+    **{f'gradient penalty per {per}': (
+        {'gradient_penalty': 3.0, 'gradient_penalty_per': per}, 3.0,
+        _gradient_penalty(axis)) for per, axis in (('pixel', 3), ('column', 1))
+       },
     'lecam': ({'lecam': 0.3, 'lecam_start': 0}, 0.3, _lecam),
     'lecam, not yet': ({'lecam': 0.3, 'lecam_start': 1}, 0, _lecam),
     'consistency': ({'consistency': 3.0, 'diff_augment': 'color'}, 3.0,

@@ -470,6 +470,65 @@ def test_g_starts_from_what_the_condition_makes_of_real_images(fresh):
              statistics='standing')
 
 
+def _pairs(spec, updates, size):
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, spec.num_classes, (updates, 1, size))
+  return {'image': rng.integers(0, 256, (updates, 2, size, *spec[:3]),
+                                np.uint8),
+          'label': np.int32(labels.repeat(2, 1))}
+
+
+@pytest.mark.parametrize('fresh', [True, False])
+def test_pairs_are_what_g_starts_from_and_what_is_real(fresh):
+  model, state = stubs.pair_model(stubs.SPEC, stubs.SIZE, d_steps=2,
+                                  fresh_fakes=fresh, g_lr=1e-30)
+  batch = _pairs(stubs.SPEC, 3 if fresh else 2, stubs.SIZE)
+  images = np.float32(batch['image'] / 127.5 - 1)
+  after, _ = quick.jit(model.step)(state, batch, KEY)
+  # D's last update; G had its image of the first, and then one of its own.
+  first, second = images[1]
+  seen, by_g = after.d.stats, after.g.stats
+  for got, want in (
+      (seen['x_last'], np.concatenate([second, first])),
+      (seen['given_last'], np.concatenate([first, first])),
+      (by_g['given_last'], images[-1][0]),
+      (by_g['given_before'], images[1 if fresh else 0][0]),
+      (by_g['labels_last'], batch['label'][-1][0])):
+    np.testing.assert_allclose(got, want, atol=1e-6)
+  given = images[0, 0]
+  np.testing.assert_allclose(quick.jit(model.sample)(
+      state.ema, KEY, batch['label'][0, 0], given), given, atol=1e-6)
+
+
+def test_pairs_are_mirrored_and_turned_alike_and_by_each_player_anew():
+  spec, size = types.ImageSpec(4, 4, 1, 3), 800
+  batch = _pairs(spec, 2, size)
+  images = np.float32(batch['image'] / 127.5 - 1)
+  def poses(images, seen):
+    found = [np.isclose(seen, np.rot90(x, k, (1, 2)), atol=1e-6).all((1, 2, 3))
+             for x in (images, images[:, :, ::-1]) for k in range(4)]
+    assert (np.sum(found, 0) == 1).all()
+    return np.argmax(found, 0)
+  for rule, shares in (({'quarter_turns': True}, [5, 1, 1, 1]),
+                       ({'quarter_turns': True, 'mirror': True},
+                        [5, 1, 1, 1] * 2), ({'mirror': True}, [1, 0, 0, 0] * 2),
+                       ({}, [1])):
+    model, state = stubs.pair_model(spec, size, g_lr=1e-30, **rule)
+    after, _ = quick.jit(model.step)(state, batch, KEY)
+    real, fake = np.split(np.asarray(after.d.stats['x_last']), 2)
+    by_d, by_g = poses(images[0, 0], fake), poses(
+        images[1, 0], after.g.stats['given_last'])
+    np.testing.assert_array_equal(by_d, poses(images[0, 1], real))
+    want = np.resize(shares, 8) if len(shares) == 8 else np.pad(
+        shares, (0, 8 - len(shares)))
+    want = want / want.sum()
+    for pose in by_d, by_g:
+      got = np.bincount(pose, minlength=8) / size
+      assert (np.abs(got - want) <= 5 * np.sqrt(
+          want * (1 - want) / size)).all(), (rule, got)
+    assert (by_d == by_g).all() == (rule == {})
+
+
 class _Judge(nn.Module):
   """Batch norm of the first pixel: a score without weights."""
 

@@ -78,6 +78,35 @@ class D(nn.Module):
     return (scores, hidden @ w['class']) if self.classes else scores
 
 
+class PairG(nn.Module):
+  """Images are the given ones times a gain."""
+
+  @nn.compact
+  def __call__(self, z, labels, given, train: bool):
+    _keep(self, train, given=given, labels=labels)
+    return self.param('gain', nn.initializers.ones, ()) * given
+
+
+class PairD(nn.Module):
+  """The score is a weighted sum of the image's pixels."""
+
+  @nn.compact
+  def __call__(self, x, labels, given, train: bool):
+    _keep(self, train, x=x, given=given)
+    w = self.param('w', nn.initializers.ones, x.shape[1:])
+    return (w * x).sum((1, 2, 3))
+
+
+def pair_model(spec, size, **rule):
+  """Players that are given pairs, and a state for batches of `size`."""
+  made = gan.make(spec, PairG(), PairD(), None, True, z_dim=8, **rule)
+  state = quick.jit(made.init)(KEY)
+  return made, state._replace(
+      g=state.g._replace(stats=grow(state.g.stats, size)),
+      d=state.d._replace(stats=grow(state.d.stats, 2 * size)),
+      ema=state.ema | {'batch_stats': grow(state.g.stats, size)})
+
+
 def grow(stats, rows):
   """What is kept, for batches of so many rows."""
   return {k: jnp.zeros((rows, *v.shape[1:]) if v.ndim else ())
