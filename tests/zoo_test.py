@@ -34,6 +34,8 @@ SMALL = {
     'biggan': {'width': 2, 'z_dim': 16, 'd_steps': 1,
                'statistics': 'running'},
     'ccgan': {'g_widths': (32, 32), 'd_widths': (16, 16)},
+    'dagan': {'g_widths': (8, 8), 'd_widths': (8, 8), 'g_inner': 1,
+              'd_inner': 1, 'd_hidden': 16, 'd_steps': 1},
     'dcgan': {'g_width': 8, 'd_width': 8},
     'densenet': {'depth': 10, 'growth': 4, 'bottleneck': True,
                  'reduction': 0.5},

@@ -31,7 +31,8 @@ def generator(folder, devices, name, **options):
   model = registry.build('generators', name, options, 'config.generators.g',
                          spec)
   generate.run(folder, name='g', spec=spec, train=data.train,
-               train_digest='', model=model, steps=10, batch_size=16, seed=3,
+               train_digest='', model=model, class_names=data.class_names,
+               steps=10, batch_size=16, seed=3,
                devices=devices, log_every=1, save_every=4, sample_every=5)
 
 def cgan(folder, devices):
@@ -48,6 +49,10 @@ def vae(folder, devices):
 
 def ccgan(folder, devices):  # It adapts to the training split.
   generator(folder, devices, 'ccgan', z_dim=8, g_widths=(16,), d_widths=(16,))
+
+def dagan(folder, devices):  # Pairs, two updates of D and dropout.
+  generator(folder, devices, 'dagan', z_dim=4, g_widths=(4, 8), d_widths=(4, 8),
+            g_inner=1, d_inner=1, d_hidden=8, d_steps=2)
 
 def classifier(folder, devices, model='resnet', runs=1, **network):
   # The bank and its gather as in a study: real images, then a pool.
@@ -91,7 +96,7 @@ def _records(folder):
 @pytest.fixture(scope='module',
                 params=['cgan', 'ccgan', 'classifier', 'two_cnns', *(
                     pytest.param(name, marks=pytest.mark.slow)
-                    for name in ('biggan', 'vae', 'two_densenets'))])
+                    for name in ('biggan', 'dagan', 'vae', 'two_densenets'))])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
