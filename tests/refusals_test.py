@@ -24,12 +24,12 @@ BLOCKS = [(kind, name) for kind in FIRST for name in registry.names(kind)]
 # Numbers from 0 to below 1: shares dropped, and shares kept of an average.
 BELOW_ONE = ('dropout', 'b1', 'b2', 'lecam_decay', 'momentum_limit')
 UP_TO_ONE = ('reduction', 'top_k', 'top_k_gamma', 'ema_decay',
-             'momentum_growth')
+             'momentum_growth', 'decay', 'jitter')
 # From -1 to 1: grey levels, and means of signs.
 SIGNED = ('diff_augment_fill', 'ada_target')
 ABOVE_ZERO = ('lr', 'g_lr', 'd_lr', 'width', 'reduction')
 # Whole numbers that may be 0, though their default is more.
-FROM_ZERO = ('halvings', 'ema_start', 'lecam_start', 'side')
+FROM_ZERO = ('halvings', 'ema_start', 'lecam_start', 'side', 'pool', 'classes')
 
 
 def _arguments(function) -> dict:
@@ -73,7 +73,7 @@ def _cannot_be(name, of, default):
   elif of is str:
     yield 'float16' if name == 'dtype' else 'no such thing'
   elif typing.get_origin(of) is tuple:
-    yield from ((), (0,), (8, 0), (1.5, 8), 8)
+    yield from ((), (0,), (8, -1 if name in FROM_ZERO else 0), (1.5, 8), 8)
     if ... not in typing.get_args(of):
       yield (8, *(8 for _ in typing.get_args(of)))
   else:
