@@ -5,6 +5,7 @@ import typing
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxaug.core import types
 from jaxaug.training import classifier, fit
@@ -40,13 +41,21 @@ def steps(budget: str, base: int, *, images: int, mine: int, spare: int,
 
 @functools.cache
 def generator_flops(model: types.GenerativeModel, spec: types.ImageSpec,
-                    batch_size: int) -> int:
-  """Operations of one step of a generative model."""
-  lead = model.d_steps, batch_size
+                    batch_size: int, steps: int) -> int:
+  """Operations of a whole training of a generative model."""
+  lead = model.d_steps, 1 if model.per_image else batch_size
+  if model.feed:  # Of labels that it can learn from, whatever it is.
+    labels = np.arange(batch_size * spec.num_classes) % spec.num_classes
+    names = tuple(map(str, range(spec.num_classes)))
+    lead = model.feed(labels, names, batch_size, 0)(0).shape
   batch = {'image': jax.ShapeDtypeStruct((*lead, *spec[:3]), jnp.uint8),
            'label': jax.ShapeDtypeStruct(lead, jnp.int32)}
-  return flops(model.step, jax.eval_shape(model.init, jax.random.key(0)),
-               batch, jax.random.key(0))
+  state = jax.eval_shape(model.init, jax.random.key(0))
+  rules = [(0, model.step), *((phase.first, phase.step)
+                              for phase in model.phases)]
+  ends = [first for first, _ in rules[1:]] + [steps]
+  return sum((end - first) * flops(rule, state, batch, jax.random.key(0))
+             for (first, rule), end in zip(rules, ends, strict=True))
 
 
 @functools.cache

@@ -116,14 +116,15 @@ def numbers(classes, class_names, where: str) -> tuple[int, ...]:
   """Returns classes given by name or number as numbers; () for all."""
   out = []
   for each in classes or ():
-    if isinstance(each, int) and 0 <= each < len(class_names):
+    if type(each) is int and 0 <= each < len(class_names):
       out.append(each)
-    elif each in class_names:
+    elif isinstance(each, str) and each in class_names:
       out.append(class_names.index(each))
     else:
       raise errors.InputError(
           f'{where}: {each!r} is no class; expected some of '
-          f'{", ".join(class_names[:20])}.{errors.nearest(each, class_names)}')
+          f'{", ".join(class_names[:20])}.'
+          f'{errors.nearest(str(each), class_names)}')
   return tuple(dict.fromkeys(out))
 
 

@@ -231,8 +231,8 @@ def test_budgets(study, few_arms, tmp_path):
   given = files.read_json(tmp_path / 'w' / 'config.json')
   with run.plan(given, tmp_path / 'w') as opened:
     net = list(networks(tmp_path / 'w'))[1]
-    generator = 4 * budget.generator_flops(
-        opened.models['cgan'], opened.spec, 8)
+    generator = budget.generator_flops(
+        opened.models['cgan'], opened.spec, 8, 4)
   more = math.ceil(generator / budget.classifier_flops(net, 8))
   assert more > 0
   for arm, row in found.items():

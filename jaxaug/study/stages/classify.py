@@ -8,6 +8,7 @@ from jaxaug.core import files, memory, registry
 from jaxaug.data import mixing
 from jaxaug.study import arms, budget, schema
 from jaxaug.study import tasks as study_tasks
+from jaxaug.study.stages import generate
 from jaxaug.training import fit, mesh, metrics_log
 
 # A change of what this stage computes belongs into its key.
@@ -46,7 +47,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
   # Not one image of a pool that nobody has held against the test split.
   needs = {arm.name: (pools[arm.pool], made['audit'][arm.pool])
            if arm.pool else () for arm in study.arms}
-  spare = _spare(study)
+  spare = _spare(study, made)
   for name, block in study.config['classifiers'].items():
     where = f'config.classifiers.{name}'
     net = fit.network(study.spec, where, block['model'],
@@ -125,7 +126,7 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
                                len(runs)))
 
 
-def _spare(study) -> dict[str, int]:
+def _spare(study, made: dict) -> dict[str, int]:
   """Returns arm -> operations that its generator took less than the dearest.
 
   Zeros where the budget does not ask.
@@ -133,8 +134,8 @@ def _spare(study) -> dict[str, int]:
   if study.config['budget'] != 'compute':
     return {arm.name: 0 for arm in study.arms}
   generators, pools = study.config['generators'], study.config['pools']
-  cost = {name: block['steps'] * budget.generator_flops(
-      study.models[name], study.spec, block['batch_size'])
+  cost = {name: len(generate.of(name, made)) * budget.generator_flops(
+      study.models[name], study.spec, block['batch_size'], block['steps'])
           for name, block in generators.items()}
   taken = {arm.name: cost[pools[arm.pool]['generator']] if arm.pool else 0
            for arm in study.arms}
