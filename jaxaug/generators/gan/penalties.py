@@ -34,7 +34,8 @@ def r1(score, images) -> jax.Array:
   return _squared_slopes(score, images).mean()
 
 
-def gradient_penalty(key, score, real, fake, axes=(1, 2, 3)) -> jax.Array:
+def gradient_penalty(key, score, real, fake, axes=(1, 2, 3),
+                     draw=None) -> jax.Array:
   """E[(|dD/dx| - 1)^2] between real and fake images; the paper's weight is 10.
 
   Args:
@@ -43,8 +44,10 @@ def gradient_penalty(key, score, real, fake, axes=(1, 2, 3)) -> jax.Array:
     real, fake: [B, H, W, C].
     axes: those of the norm; the paper's are those of an image. With fewer, as
       in some published code, there is a norm for each of the others.
+    draw: (key, shape) -> the real image's share at that place; None for any
+      from 0 to 1 alike.
   """
-  share = jax.random.uniform(key, (real.shape[0], 1, 1, 1))
+  share = (draw or jax.random.uniform)(key, (real.shape[0], 1, 1, 1))
   squares = _squared_slopes(score, share * real + (1 - share) * fake, axes)
   # A flat D has a norm of 0 and no gradient, and not an infinite one.
   flat = squares == 0
