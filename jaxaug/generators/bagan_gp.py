@@ -26,7 +26,7 @@ _GLOROT = nn.initializers.glorot_uniform()
 
 def _around_zero(key, shape, dtype=jnp.float32):
   """The code's embeddings start uniform, at most 0.05 from 0."""
-  return jax.random.uniform(key, shape, dtype, -0.05, 0.05)
+  return nn.initializers.uniform(0.1)(key, shape, dtype) - 0.05
 
 
 def _dense(features: int, dtype, **more):
@@ -158,7 +158,7 @@ def _beyond(key, shape):
 
 
 WRONG = {'other': _other_label, 'any': _any_label}
-PLACES = {'uniform': None, 'normal': _beyond}  # See penalties.
+INTERPOLATIONS = {'uniform': None, 'normal': _beyond}  # See penalties.
 
 
 class Keys(typing.NamedTuple):
@@ -256,7 +256,7 @@ def build(spec: types.ImageSpec, *, steps: int = 20_000,
           autoencoder_steps: int | None = None, z_dim: int = 128,
           widths: tuple[int, ...] | None = None, embed_dim: int = 512,
           hidden: int = 512, d_steps: int = 5, gradient_penalty: float = 10.0,
-          place: str = 'uniform', wrong_labels: str = 'other',
+          interpolation: str = 'uniform', wrong_labels: str = 'other',
           share_trunk: bool = False, autoencoder_lr: float = 2e-4,
           g_lr: float = 2e-4, d_lr: float = 2e-4, b1: float = 0.5,
           b2: float = 0.9, ema_decay: float = 0.0,
@@ -279,9 +279,9 @@ def build(spec: types.ImageSpec, *, steps: int = 20_000,
     d_steps: updates of the discriminator for one of the generator, all on one
       batch of real images.
     gradient_penalty: its weight; 0 for none.
-    place: where between a real image (0) and a fake one (1) the penalty looks:
-      'uniform', or 'normal' for a standard normal number, which may be beyond
-      either, as the authors' code has it.
+    interpolation: where between a real image (0) and a fake one (1) the penalty
+      looks: 'uniform', or 'normal' for a standard normal number, which may be
+      beyond either, as the authors' code has it.
     wrong_labels: 'other' for any class but the image's, or 'any', which is
       right at times, as the authors' code has it.
     share_trunk: whether the discriminator starts with the encoder's
@@ -301,7 +301,8 @@ def build(spec: types.ImageSpec, *, steps: int = 20_000,
     errors.count(name, value)
   errors.between('gradient_penalty', gradient_penalty, 0, math.inf)
   for name, value, known in (
-      ('place', place, PLACES), ('wrong_labels', wrong_labels, WRONG),
+      ('interpolation', interpolation, INTERPOLATIONS),
+      ('wrong_labels', wrong_labels, WRONG),
       ('share_trunk', share_trunk, (False, True)),
       ('dtype', dtype, ('float32', 'bfloat16'))):
     errors.one_of(name, value, known)
@@ -323,8 +324,8 @@ def build(spec: types.ImageSpec, *, steps: int = 20_000,
       pretraining.adam(autoencoder_lr, g_lr, d_lr, b1, b2),
       lambda difference: jnp.abs(difference).mean(), ema.make(ema_decay, 0))
   return _model(rule, share_trunk, Draws(
-      WRONG[wrong_labels](spec.num_classes), PLACES[place], gradient_penalty,
-      d_steps))
+      WRONG[wrong_labels](spec.num_classes), INTERPOLATIONS[interpolation],
+      gradient_penalty, d_steps))
 
 
 def _model(rule, share_trunk, draws) -> types.GenerativeModel:

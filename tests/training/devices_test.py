@@ -54,6 +54,15 @@ def cyclegan(folder, devices):
             classes=(2, 1), norm='affine', lr=2e-3, pool=24, mirror=True,
             jitter=0.2)
 
+def bagan(folder, devices):  # It has two phases, as bagan_gp.
+  generator(folder, devices, 'bagan', steps=10, z_dim=4, hidden=16, g_width=4,
+            d_width=4)
+
+def bagan_gp(folder, devices):
+  generator(folder, devices, 'bagan_gp', steps=10, autoencoder_steps=4, z_dim=4,
+            widths=(8,), embed_dim=4, hidden=8, d_steps=2)
+
+
 def ccgan(folder, devices):  # It adapts to the training split.
   generator(folder, devices, 'ccgan', z_dim=8, g_widths=(16,), d_widths=(16,))
 
@@ -103,8 +112,8 @@ def _records(folder):
 @pytest.fixture(scope='module',
                 params=['cgan', 'ccgan', 'classifier', 'two_cnns', *(
                     pytest.param(name, marks=pytest.mark.slow)
-                    for name in ('biggan', 'cyclegan', 'dagan', 'vae',
-                                 'two_densenets'))])
+                    for name in ('bagan', 'bagan_gp', 'biggan', 'cyclegan',
+                                 'dagan', 'vae', 'two_densenets'))])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
@@ -126,7 +135,8 @@ def test_losses_of_ten_steps_agree(both):
     for name in a:
       most = 1e-5 * max(1, abs(a[name]))
       assert abs(a[name] - b[name]) <= most, (name, a, b)
-  losses = [r[k] for r in one for k in ('g_loss', 'train_loss') if k in r]
+  losses = [r[k] for r in one for k in ('ae_loss', 'g_loss', 'train_loss')
+            if k in r]
   assert len(losses) == 10 and np.std(losses) > 1e-3  # Something happened.
 
 
