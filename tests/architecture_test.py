@@ -33,6 +33,7 @@ HEAVY = {
     'absl': ('jaxaug.data.datasets', 'jaxaug.training.checkpoint',
              'jaxaug.study.config_file'),
     'ml_collections': ('jaxaug.study.config_file',),
+    'sklearn': ('jaxaug.data.selectors',),
     'torch': (),
     'pytest': (),
 }
@@ -145,7 +146,7 @@ for path in sorted(pathlib.Path('jaxaug').rglob('*.py')):
     importlib.import_module(name)
 print(*(m for m in ('tensorflow', 'tensorflow_datasets', 'orbax', 'torch',
                     'ml_collections', 'matplotlib', 'tensorboard', 'clu',
-                    'scipy') if m in sys.modules))
+                    'scipy', 'sklearn') if m in sys.modules))
 """
 
 

@@ -11,7 +11,7 @@ from jaxaug.core import registry
 ROOT = pathlib.Path(__file__).parents[1]
 NAME = 'one_more'
 # kind -> the block that the new one is a copy of, small and quick.
-COPIED = {'datasets': 'fake', 'selectors': 'all', 'generators': 'ccgan',
+COPIED = {'datasets': 'fake', 'selectors': 'not_copies', 'generators': 'ccgan',
           'classifiers': 'small_cnn', 'extractors': 'pixels',
           'image_metrics': 'fid', 'metrics': 'error'}
 # The tests that iterate over blocks, or look at all files.

@@ -15,21 +15,26 @@ import pytest
 from jaxaug.core import errors, registry, types
 
 SPEC = types.ImageSpec(32, 32, 3, 10)
-TRAIN = types.Split(np.zeros((10, 32, 32, 3), np.uint8),
-                    np.arange(10, dtype=np.int32), np.arange(10))
+TRAIN = types.Split(np.zeros((20, 32, 32, 3), np.uint8),
+                    np.arange(20, dtype=np.int32) % 10, np.arange(20))
+# No selector computes anything before it is given images.
+KNOWN = types.Known(TRAIN, tuple('abcdefghij'), features=None, fit=None,
+                    score=len)
 # kind -> what its blocks are built from.
-FIRST = {'generators': (SPEC,), 'classifiers': (SPEC,), 'selectors': (TRAIN,),
+FIRST = {'generators': (SPEC,), 'classifiers': (SPEC,), 'selectors': (KNOWN,),
          'extractors': ()}
 BLOCKS = [(kind, name) for kind in FIRST for name in registry.names(kind)]
 # Numbers from 0 to below 1: shares dropped, and shares kept of an average.
 BELOW_ONE = ('dropout', 'b1', 'b2', 'lecam_decay', 'momentum_limit')
 UP_TO_ONE = ('reduction', 'top_k', 'top_k_gamma', 'ema_decay',
-             'momentum_growth', 'decay', 'jitter')
+             'momentum_growth', 'decay', 'jitter', 'share', 'confidence',
+             'drop', 'shared', 'copies', 'outliers', 'min_distance')
 # From -1 to 1: grey levels, and means of signs.
 SIGNED = ('diff_augment_fill', 'ada_target')
 ABOVE_ZERO = ('lr', 'g_lr', 'd_lr', 'width', 'reduction')
 # Whole numbers that may be 0, though their default is more.
-FROM_ZERO = ('halvings', 'ema_start', 'lecam_start', 'side', 'pool', 'classes')
+FROM_ZERO = ('halvings', 'ema_start', 'lecam_start', 'side', 'pool', 'classes',
+             'reach')
 
 
 def _arguments(function) -> dict:

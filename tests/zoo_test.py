@@ -81,7 +81,7 @@ def test_block_is_documented_and_takes_its_options_by_name(kind, name):
   entry = getattr(block, ENTRY[kind])
   assert entry.__doc__
   parameters = inspect.signature(entry).parameters.values()
-  first = {'datasets': [], 'extractors': [], 'selectors': ['train'],
+  first = {'datasets': [], 'extractors': [], 'selectors': ['known'],
            'metrics': ['logits', 'labels']}.get(kind, ['spec'])
   assert [p.name for p in parameters
           if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)] == first
@@ -422,42 +422,40 @@ def _split(spec, n=40, seed=0):
       (np.arange(n) % spec.num_classes).astype(np.int32), np.arange(n))
 
 
+def _known(train, classes):
+  """What a selector may look at, made of arithmetic on pixels."""
+  def features(images):
+    return images.reshape(len(images), -1)[:, ::7].astype(np.float32)
+  def fit(images, labels, run):
+    assert len(images) == len(labels)
+    weights = np.random.default_rng(run).normal(
+        size=(features(images).shape[1], classes))
+    return lambda images: np.float32(features(images) @ weights / 100)
+  return types.Known(train, tuple(map(str, range(classes))), features, fit,
+                     lambda images, labels: features(images).mean(1), 3)
+
+
 @pytest.mark.parametrize('spec', [GREY, WIDE], ids=str)
 @_each('selectors')
 def test_selector(name, spec):
-  train, drawn = _split(spec), _split(spec, 30, seed=1)
-  select = registry.find('selectors', name).build(train)
-  kept = [a.copy() for a in (train.images, drawn.images)]
-  keep = select(drawn.images, drawn.labels)
-  assert keep.shape == (30,) and keep.dtype == bool
-  assert keep.any()  # Noise that is far from everything.
-  np.testing.assert_array_equal(keep, select(drawn.images, drawn.labels))
-  for a, b in zip(kept, (train.images, drawn.images), strict=True):
+  train, drawn = _split(spec), _split(spec, 60, seed=1)
+  block, known = registry.find('selectors', name), _known(train,
+                                                          spec.num_classes)
+  select = block.build(known)
+  before = [a.copy() for a in (*train, *drawn)]
+  dropped = select(drawn.images, drawn.labels)
+  for reason, which in dropped.items():
+    assert re.fullmatch(r'[a-z][a-z \']+', reason)
+    assert which.shape == (60,) and which.dtype == bool
+  keep = ~np.any([*dropped.values()], 0)
+  assert keep.any()
+  for again in (select, block.build(known)):  # Asked again; and made again.
+    for reason, which in again(drawn.images, drawn.labels).items():
+      np.testing.assert_array_equal(which, dropped[reason])
+  for a, b in zip(before, (*train, *drawn), strict=True):
     np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize('spec', [GREY, RGB], ids=str)
-def test_novel_drops_what_is_nearer_than_it_says(spec):
-  train = _split(spec)
-  near, far = (np.clip(train.images.astype(int), 20, 235) for _ in range(2))
-  clipped = train._replace(images=near.astype(np.uint8))
-  select = registry.find('selectors', 'novel').build(clipped,
-                                                     min_distance=0.02)
-  near, far = near + 5, far + 6  # 5 / 255 = 0.0196, 6 / 255 = 0.0235.
-  labels = train.labels[::-1]  # The class does not matter.
-  assert not select(near.astype(np.uint8), labels).any()
-  assert select(far.astype(np.uint8), labels).all()
-  assert not select(clipped.images, labels).any()
-  mixed = np.concatenate([far[:3], near[:2]]).astype(np.uint8)
-  assert select(mixed, labels[:5]).tolist() == [True] * 3 + [False] * 2
-
-
-def test_novel_drops_exact_copies_at_any_distance():
-  train = _split(RGB, 200)
-  for distance in 0.0, 1e-3:
-    select = registry.find('selectors', 'novel').build(
-        train, min_distance=distance)
-    assert not select(train.images, train.labels).any(), distance
+  nothing = select(drawn.images[:0], drawn.labels[:0])
+  assert all(which.shape == (0,) for which in nothing.values())
 
 
 @_each('datasets')

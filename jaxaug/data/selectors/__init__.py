@@ -1,1 +1,5 @@
-"""Which images of a draw are kept: build(train, *, ...) -> select."""
+"""What is left out of a set of images: build(known, *, ...) -> select.
+
+select(images uint8 [N, H, W, C], labels int [N]) -> {reason in plain words:
+bool [N], what is dropped for it}, of a whole set at once.
+"""

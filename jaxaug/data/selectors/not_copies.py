@@ -1,29 +1,25 @@
 """Drops images that nearly repeat one of the training images."""
-import numpy as np
+from jaxaug.core import errors, types
+from jaxaug.data import distances
 
-from jaxaug.core import errors
 
-
-def build(train, *, min_distance: float = 0.01):
-  """Returns select(images uint8 [N, H, W, C], labels) -> bool [N].
+def build(known: types.Known, *, min_distance: float = 0.01):
+  """Returns select(images, labels) -> what is dropped.
 
   Args:
-    train: the real training split.
+    known: its training split.
     min_distance: smallest root mean square difference, with 1 for black to
       white, to the nearest training image of any class.
   """
   errors.between('min_distance', min_distance, 0, 1, below=True)
-  # In whole grey values, where float64 makes no error: a copy is at 0.
-  def rows(images):
-    return images.reshape(len(images), -1).astype(np.float64)
-  real = rows(train.images)
-  squares = (real**2).sum(1)
+  real = known.train.images
 
   def select(images, labels):
     del labels
-    fake = rows(images)
-    # |a - b|^2 = |a|^2 - 2 a b + |b|^2, one matrix product for all pairs.
-    nearest = ((fake**2).sum(1, keepdims=True) - 2 * fake @ real.T
-               + squares).min(1)
-    return nearest / fake.shape[1] > (255 * min_distance)**2
+    if not len(images):
+      return {}
+    fake = images.reshape(len(images), -1)
+    _, apart = distances.nearest(fake, real.reshape(len(real), -1))
+    limit = 255 * min_distance * fake.shape[1]**.5
+    return {'copy of a training image': apart[:, 0] <= limit}
   return select
