@@ -99,13 +99,13 @@ def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
   select = registry.build(
       'selectors', block['selector'], schema.arguments(block, schema.SELECTOR),
       selector.where, known, key='selector')
-  if not classes:
-    return select
-
   def some(images, labels):
-    rows = np.flatnonzero(np.isin(labels, classes))
+    rows = (np.flatnonzero(np.isin(labels, classes)) if classes else
+            np.arange(len(labels)))
+    with registry.within(selector.where):
+      dropped = select(images[rows], labels[rows])
     out = {}
-    for reason, gone in select(images[rows], labels[rows]).items():
+    for reason, gone in dropped.items():
       out[reason] = np.zeros(len(labels), bool)
       out[reason][rows] = gone
     return out

@@ -10,6 +10,9 @@ import numpy as np
 
 from jaxaug.core import errors, types
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('fit',)
+
 # vote -> how many of n classifiers must agree.
 _LEAST = {'none': lambda n: 0, 'any': lambda n: 1,
           'majority': lambda n: n // 2 + 1, 'all': lambda n: n}

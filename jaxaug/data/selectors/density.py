@@ -14,6 +14,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import images as image_arrays
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 class _Gaussian(typing.NamedTuple):
   """mean float64 [D]; root [D, D], Cholesky's of the covariance."""

@@ -8,6 +8,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import picking
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 def build(known: types.Known, *, count: int = 5, dimensions: int = 32,
           starts: int = 3, normalize: bool = False):

@@ -9,6 +9,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import picking
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 def herd(x: np.ndarray, count: int) -> list[int]:
   """Returns `count` rows of x [n, D], in the order of herding, none twice.

@@ -9,6 +9,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import picking
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 def farthest(x: np.ndarray, count: int, first: int) -> list[int]:
   """Returns `count` rows of x [n, D], each the farthest from those before."""

@@ -8,6 +8,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import distances, picking
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 def build(known: types.Known, *, count: int = 5, starts: int = 10,
           normalize: bool = False):

@@ -9,6 +9,9 @@ import numpy as np
 from jaxaug.core import errors, types
 from jaxaug.data import distances, picking
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 
 def medoids(apart: np.ndarray, count: int) -> np.ndarray:
   """Returns int [count], rows whose nearest distances have a small sum.

@@ -13,6 +13,9 @@ import numpy as np
 from jaxaug.core import errors, randomness, types
 from jaxaug.data import distances
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('features',)
+
 _CANDIDATES = 4    # Training images that features and pixels each put up.
 _THIRD = 3         # How far the third nearest is, is the spacing around one.
 _YARDSTICK = 2000  # More training images than this tell little more.

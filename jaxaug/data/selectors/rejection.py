@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxaug.core import errors, randomness, types
 
+# Fields of types.Known that it looks at, beside the training split.
+NEEDS = ('score',)
 _EPS = 1e-6  # Of the paper: keeps the logarithm finite where d is M.
 
 
