@@ -37,8 +37,9 @@ KINDS = {
     'classifiers': ('Classifiers', '`config.classifiers.NAME = '
                     'common.classifier(MODEL, steps=..., KEY=VALUE)`; '
                     '`config.judge` likewise', 'build'),
-    'selectors': ('Selectors', '`config.pools.NAME = common.pool(GENERATOR, '
-                  'selector=SELECTOR, KEY=VALUE)`', 'build'),
+    'selectors': ('Selectors', '`config.selectors.NAME = common.selector('
+                  'SELECTOR, KEY=VALUE)`, and that name in `selectors` of a '
+                  'pool or in `representatives` of a generator', 'build'),
     'datasets': ('Data sources', '`config.data.source = SOURCE`, and the keys '
                  'below in `config.data`', 'load'),
     'extractors': ('Feature extractors', '`config.evaluation.extractor = NAME`;'

@@ -50,17 +50,18 @@ def named(config: dict, name: str, where: str) -> Selector:
 def extractor(study: study_tasks.Study,
               selector: Selector) -> features.FeatureExtractor:
   """Returns the network that it sees images by."""
-  block = study.config['evaluation'] | {
-      key: selector.block[key] for key in ('extractor', 'weights')
-      if selector.block['extractor']}
-  return study_tasks.extractor(block['extractor'], block['weights'],
-                               block['batch_size'], study.machine.devices)
+  if not selector.block['extractor']:
+    return study.extractor
+  return study_tasks.extractor(
+      selector.block['extractor'], selector.block['weights'],
+      study.config['evaluation']['batch_size'], study.machine.devices)
 
 
 def reads(study: study_tasks.Study, fold: study_tasks.Fold,
           selector: Selector) -> list:
   """Names in a hash all that it reads but images."""
-  out = [getattr(selector.module, 'VERSION', 1), selector.block]
+  out = [getattr(selector.module, 'VERSION', 1), selector.block,
+         _seed(study, selector)]
   if 'features' in selector.needs:
     out.append(extractor(study, selector).identity)
   if 'fit' in selector.needs:
@@ -94,8 +95,7 @@ def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
 
   def fit(*given):
     return judge.fitter(study, fold)[0](*given)
-  known = types.Known(train, names, look, fit, score,
-                      study.seed('selector', block['selector']))
+  known = types.Known(train, names, look, fit, score, _seed(study, selector))
   select = registry.build(
       'selectors', block['selector'], schema.arguments(block, schema.SELECTOR),
       selector.where, known, key='selector')
@@ -126,6 +126,10 @@ def numbers(classes, class_names, where: str) -> tuple[int, ...]:
           f'{", ".join(class_names[:20])}.'
           f'{errors.nearest(str(each), class_names)}')
   return tuple(dict.fromkeys(out))
+
+
+def _seed(study, selector: Selector) -> int:
+  return study.seed('selector', selector.block['selector'])
 
 
 class Screened(typing.NamedTuple):

@@ -50,8 +50,10 @@ def refused(tmp_path, edit, *overrides) -> str:
     ('config.runz = 1', 'config.runz', 'runs'),
     ('config.generators.g.z_dims = 3', 'config.generators.g.z_dims', 'z_dim'),
     ('config.classifiers.c.epoch = 3', 'config.classifiers.c.epoch', 'epochs'),
-    ('config.pools.p = common.pool("g", selecter="all")',
-     'config.pools.p.selecter', 'selector'),
+    ('config.pools.p = common.pool("g", selecters=())',
+     'config.pools.p.selecters', 'selectors'),
+    ('config.selectors.s = common.selector("kmeans", cuont=3)',
+     'config.selectors.s.cuont', 'count'),
     ('config.augmentations.a = dict(flp=0.5)', 'config.augmentations.a.flp',
      'flip'),
     ('config.arms = (common.arm("real", replase=1),)', 'config.arms[0].replase',
@@ -173,7 +175,7 @@ def test_a_block_is_complete_and_can_be_overridden(tmp_path):
   assert config['generators']['g']['z_dim'] == 7
   taken = registry.arguments(registry.find('generators', 'cgan').build)
   assert config['generators']['g'].keys() == {
-      'model', 'steps', 'batch_size', *taken}
+      'model', 'steps', 'batch_size', 'representatives', *taken}
   assert config['data']['resize'] == [8, 9]
   assert config['data']['val_fraction'] == 0.5
 

@@ -29,6 +29,7 @@ READERS = {
     'evaluation.metrics': {'quality', 'results'},
     'curve': GENERATED, 'collapse': GENERATED,
     'augmentations': JUDGED | RUNS, 'generators': GENERATED, 'pools': DRAWN,
+    'selectors': DRAWN,
     'classifiers': RUNS, 'judge': JUDGED, 'arms': RUNS,
     # Names of things, and what they are compared with.
     'arms.name': RUNS, 'arms.baseline': {'results'},
@@ -48,7 +49,10 @@ OTHERS = {
     'evaluation.extractor': 'scattering', 'evaluation.metrics': ('fid', 'kid'),
     'evaluation.weights': None,  # By the digest of the file: extractors_test.
     'curve.metric': 'kid', 'weights': None, 'model': None, 'generator': None,
-    'selector': 'not_copies', 'pool': None, 'augment': 'other',
+    'pool': None, 'augment': 'other', 'selectors.selector': None,
+    'selectors.classes': ('class_0',), 'selectors.extractor': 'scattering',
+    'selectors.weights': None, 'arms.classes': None, 'representatives': None,
+    'pools.selectors': ('near', 'quota'), 'pools.draw': {'truncation': 0.5},
     'mix': 'mixup', 'partner': None, 'oversample': 40, 'arms.name': 'renamed',
     'per_class': 120, 'loss': 'non_saturating', 'optimizer': 'sgd',
     'schedule': 'constant', 'noise': 'uniform', 'balance': 'behind',
@@ -71,7 +75,8 @@ def config() -> dict:
   made.augmentations.other = dict(flip=0.25)
   made.generators.cgan = common.generator('cgan', steps=4, batch_size=8,
                                           g_widths=(8, 8), d_widths=(8, 8))
-  made.pools.cgan = common.pool('cgan')
+  made.selectors.near = common.selector('k_center', share=0.9)
+  made.pools.cgan = common.pool('cgan', selectors=('near',))
   made.classifiers.cnn = common.classifier('cnn', steps=4, batch_size=8,
                                            widths=(4, 8), optimizer='adam')
   made.judge.augment, made.judge.batch_size = 'standard', 8
@@ -82,6 +87,7 @@ def config() -> dict:
   out = made.to_dict()
   for block, *builds in (
       (out['generators']['cgan'], registry.find('generators', 'cgan').build),
+      (out['selectors']['near'], registry.find('selectors', 'k_center').build),
       *((block, registry.find('classifiers', 'cnn').build, classifier.make)
         for block in (out['classifiers']['cnn'], out['judge'])),
       *((block, standard.make) for block in out['augmentations'].values())):
@@ -106,8 +112,8 @@ def leaves(node, path=()):
 
 def words(path) -> str:
   """A path without the names that a study gives, such as 'arms.mix'."""
-  named = path[0] in ('augmentations', 'generators', 'pools', 'classifiers',
-                      'arms')
+  named = path[0] in ('augmentations', 'selectors', 'generators', 'pools',
+                      'classifiers', 'arms')
   return '.'.join([path[0], *path[2:]] if named else path)
 
 
@@ -236,7 +242,8 @@ SPLITS = {'generate': {'train', 'validation'}, 'pool': {'train'},
           'judge': {'train', 'validation', 'test', 'unused'},
           'audit': {'train', 'test'}, 'quality': {'train', 'test'},
           'classify': {'train', 'validation', 'test'}}
-PURPOSES = {'generate': {'generator'}, 'pool': {'pool'}, 'audit': set(),
+PURPOSES = {'generate': {'generator'}, 'pool': {'pool', 'selector'},
+            'audit': set(),
             'judge': {'judge', 'classifier'}, 'quality': {'fit'},
             'classify': {'classifier', 'batches'}}
 
@@ -247,7 +254,7 @@ def opened(workdir):
   return plan.open_study(given, workdir)
 
 
-@pytest.mark.parametrize('stage', plan.STAGES)
+@pytest.mark.parametrize('stage', SPLITS)
 def test_each_part_moves_a_stage_though_nothing_before_it_moves(
     opened, stage, monkeypatch):
   """Versions, contents of splits, seeds, the spec, what the pool must hold."""
@@ -263,11 +270,12 @@ def test_each_part_moves_a_stage_though_nothing_before_it_moves(
     return all(moved)
   for split in ('train', 'validation', 'test', 'unused'):
     assert moves(digest=split) == (split in SPLITS[stage]), split
-  assert moves(sizes={'cgan': 111}) == (stage == 'pool')
+  assert moves(sizes={'cgan': np.array([111, 100, 100])}) == (stage == 'pool')
   spec = opened.spec._replace(channels=3)
   assert moves(spec=spec) == (stage in ('generate', 'judge', 'classify'))
   seed = type(opened).seed
-  for purpose in ('generator', 'pool', 'judge', 'classifier', 'batches', 'fit'):
+  for purpose in ('generator', 'pool', 'judge', 'classifier', 'batches', 'fit',
+                  'selector'):
     with monkeypatch.context() as patch:
       patch.setattr(type(opened), 'seed', lambda self, *of, purpose=purpose: (
           seed(self, *of) + (of[0] == purpose)))
@@ -290,7 +298,7 @@ def test_each_task_of_before_moves_what_reads_it(opened):
           opened, opened.folds[0], made | {other: moved})]
       assert (now != after) == (other in reads.get(stage, ())), (stage, other)
   place = results.folder(opened)
-  for i, tasks in enumerate(made.values()):
+  for i, tasks in enumerate(filter(None, made.values())):
     task = next(iter(tasks.values()))._replace(
         folder=files.folder('/x', f'moved-{i}'))
     other = opened._replace(tasks=(made | {task.stage: {task.name: task}},))
@@ -379,6 +387,95 @@ def test_a_changed_file_of_weights_redoes_what_starts_from_it(workdir,
                   for stage, tasks in study.tasks[0].items()})
   redone = {stage for stage in found[0] if found[0][stage] != found[1][stage]}
   assert redone == {'judge', 'audit', 'quality'}
+
+
+# ------------------------------------------------------- models of one image
+ONE_IMAGE = {
+    'representatives': {'represent'},
+    'selectors.kept.count': {'represent', 'generate', 'pool'},
+    'selectors.kept.starts': {'represent', 'generate', 'pool'},
+    'selectors.kept.classes': {'represent', 'generate', 'pool'},
+    'generators.singan.width': {'generate', 'pool'},
+    'pools.singan.draw': {'pool'}, 'log_every': {'generate', 'pool'}}
+
+
+def one_image(**more) -> dict:
+  """A study of a model of one image each, of 12x12 pixels."""
+  made = changed(CONFIG, ('data', 'resize'), 12)
+  built = registry.find('generators', 'singan').build
+  kept = common.selector('kmeans', classes=('class_0', 'class_2'), count=2,
+                         starts=3, normalize=False).to_dict()
+  singan = registry.arguments(built) | common.generator(
+      'singan', steps=6, representatives='kept', min_size=12, width=4).to_dict()
+  only = {'replace': None, 'pool': 'singan', 'fill': 'max', 'add': None,
+          'classes': ('class_0', 'class_2')}
+  return made | {
+      'selectors': {'kept': kept}, 'generators': {'singan': singan},
+      'pools': {'singan': common.pool('singan').to_dict()},
+      'arms': (made['arms'][0], made['arms'][1] | only)} | more
+
+
+@pytest.mark.parametrize('key', [key for key in ONE_IMAGE if '.' in key])
+def test_models_of_one_image_are_redone_by_what_they_read(tmp_path_factory,
+                                                          key):
+  workdir = tmp_path_factory.getbasetemp() / 'one_image'
+  path = tuple(key.split('.'))
+  values = {'count': 1, 'starts': 4, 'classes': ('class_0', 'class_1'),
+            'width': 5, 'draw': {'start': 1}}
+  given = one_image()
+  other = changed(given, path, values[path[-1]])
+  if path[-1] == 'classes':
+    other = changed(other, ('arms', 1, 'classes'), values['classes'])
+  before, after = (folders(each, workdir) for each in (given, other))
+  redone = {stage for stage in before if before[stage] != after[stage]}
+  assert redone & {'represent', 'generate', 'pool'} == ONE_IMAGE[key]
+
+
+def test_each_representative_is_a_task(workdir):
+  study = plan.open_study(one_image(), workdir)
+  made, = study.tasks
+  assert list(made['represent']) == ['kept']
+  assert list(made['generate']) == [f'singan.{i}' for i in range(4)]
+  assert len({task.key for task in made['generate'].values()}) == 4
+  assert study.folds[0].pool_sizes['singan'].tolist() == [100, 0, 100]
+  needs = {task.name for task in made['pool']['singan'].needs}
+  assert needs == {'kept', *made['generate']}
+
+
+@pytest.mark.parametrize('path, value, line', [
+    (('selectors', 'kept', 'count'), 9, r"^config\.selectors\.kept\.count: 9 "
+     r"representatives of each class, and 'class_2' has \d training images; "
+     r'expected \d at most\.$'),
+    (('selectors', 'kept', 'classes'), ('class_9',), r'^config\.selectors\.kept'
+     r"\.classes: 'class_9' is no class; expected some of class_0, "),
+    (('generators', 'singan', 'representatives'), '', r'^config\.generators\.'
+     r"singan\.representatives: ''; expected the images that singan learns from"
+     r', one each: a name of config\.selectors \(kept\)\.$'),
+    (('generators', 'singan', 'representatives'), 'quota', r'^config\.selectors'
+     r'|quota.* picks no fixed count of each class'),
+    (('generators', 'singan', 'min_size'), 13, r'^config\.generators\.singan\.'
+     r'min_size: 13; an image of 12x12 is smaller than the coarsest scale'),
+    (('pools', 'singan', 'draw'), {'stat': 1}, r'^config\.pools\.singan\.draw\.'
+     r"stat: unknown key; expected one of start\. Did you mean 'start'"),
+    (('pools', 'singan', 'selectors'), ('novelti',), r'^config\.pools\.singan\.'
+     r"selectors: there is no selector 'novelti'"),
+    (('arms', 1, 'classes'), (), r'^config\.arms\[1\]: needs \d+ synthetic '
+     r"images of class 'class_1', which its pool has none of"),
+    (('arms', 1, 'classes'), ('class',), r'^config\.arms\[1\]\.classes: '
+     r"'class'; expected one of class_0, "),
+], ids=lambda x: '.'.join(map(str, x)) if isinstance(x, tuple) else '')
+def test_what_cannot_be_of_one_image_is_one_line(workdir, path, value, line):
+  with pytest.raises(errors.InputError, match=line) as e:
+    folders(changed(one_image(), path, value), workdir)
+  assert '\n' not in str(e.value)
+
+
+def test_a_model_of_all_images_wants_no_representatives(workdir):
+  given = changed(CONFIG, ('generators', 'cgan', 'representatives'), 'kmeans')
+  with pytest.raises(errors.InputError, match=(
+      r"^config\.generators\.cgan\.representatives: 'kmeans'; expected '', for "
+      'cgan learns from all of them')):
+    folders(given, workdir)
 
 
 @pytest.fixture
