@@ -79,7 +79,7 @@ def _close(a, b):
     # Before a norm a bias has no gradient but rounding, whose sign Adam takes.
     if re.search('conv_[0-3]/bias', name):
       continue
-    np.testing.assert_allclose(arrays[name], other[name], atol=2e-3,
+    np.testing.assert_allclose(arrays[name], other[name], atol=5e-3,
                                err_msg=name)
   assert [{*r} for r in records] == [{*r} for r in other_records]
   for r, s in zip(records, other_records, strict=True):
