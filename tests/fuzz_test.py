@@ -73,7 +73,10 @@ OVERRIDES = (
     'generators.cgan.model=dcgan', 'generators.cgan.spectral_norm=True',
     'classifiers.cnn.learning_rate=0.1', 'classifiers.cnn.accumulate=2',
     'classifiers.cnn.model=resnet', 'pools.cgan.per_class=60',
-    'pools.cgan.selector=all', 'judge.epochs=1.0', 'judge.steps=0',
+    'pools.cgan.selectors=novelty,quota', 'pools.cgan.draw={"spread": 1.1}',
+    'pools.cgan.selectors[0]=near', 'generators.cgan.representatives=kmeans',
+    'selectors={"near": {"selector": "k_center"}}', 'arms[2].classes=Coat',
+    'selectors.near.share=0.5', 'judge.epochs=1.0', 'judge.steps=0',
     'arms[4].replace=0.3', 'arms[2].add=2.0', 'arms[1].augment=standard',
     'arms[1].add_per_class=3', 'arms[0].class_weights=1.0', 'minority=a,b',
     'augmentations.standard.flip=0.5', 'augmentations.standard.shift=2',
@@ -87,9 +90,9 @@ WORDS = ('', '0', '-1', '-5', '0.5', 'nan', 'inf', '1e300', '2**64', str(2**64),
          '{1: {}}', '{"a": {"model": "cnn"}}', '{"steps": 1}', '{"source": []}',
          'x ' * 5000, '\x1b[2J', '010', '[' * 5000, '{"model": [], "steps": 1}')
 # What the ones above lie in.
-SECTIONS = ('data', 'evaluation', 'generators', 'generators.cgan', 'pools',
-            'classifiers', 'classifiers.cnn', 'judge', 'arms', 'arms[4]',
-            'augmentations', 'curve')
+SECTIONS = ('data', 'evaluation', 'selectors', 'generators', 'generators.cgan',
+            'pools', 'pools.cgan', 'classifiers', 'classifiers.cnn', 'judge',
+            'arms', 'arms[4]', 'augmentations', 'curve')
 
 
 def other_override(draw: random.Random) -> str:

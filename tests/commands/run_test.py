@@ -110,7 +110,7 @@ def test_wrong_keys(capsys, workdir, override, parts):
     ('judge.model=cnm', 'cnn'),
     ('data.source=foldr', 'folder'),
     ('data.source=fashion_mnist_smal', 'fashion_mnist_small'),
-    ('pools.cgan.selector=al', 'all'),
+    ('pools.cgan.selectors=novelti', 'novelty'),
     ('pools.cgan.generator=cgen', 'cgan'),
     ('metric=eror', 'error'),
     ('baseline=reel', 'real'),
