@@ -9,8 +9,8 @@ import sys
 from jaxaug.core import errors, exit_status, interrupts
 
 # As in jaxaug.study.run, which imports jax.
-STAGES = ('data', 'generate', 'pool', 'judge', 'audit', 'classify', 'quality',
-          'results', 'report')
+STAGES = ('data', 'represent', 'generate', 'pool', 'judge', 'audit', 'classify',
+          'quality', 'results', 'report')
 # What a stage was called before.
 _RENAMED = {'evaluate': 'results'}
 

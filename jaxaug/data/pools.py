@@ -69,6 +69,8 @@ def read(path) -> Pool:
   manifest = files.manifest(folder)
   arrays = files.load_npz(folder / 'pool.npz')
   try:
+    # Those of a version that knew noise alone do not say so.
+    arrays.setdefault('origin', np.full(len(arrays['labels']), -1, np.int32))
     return Pool(*(arrays[key] for key in Pool._fields[:-1]), manifest)
   except KeyError as e:
     raise errors.InputError(

@@ -489,7 +489,10 @@ def build(spec: types.ImageSpec, *, steps: int = 12_000, width: int = 32,
   scales = pyramid(spec.height, spec.width, min_size=min_size,
                    max_size=max_size, factor=factor)
   count = len(scales.sizes)
-  errors.count(f'steps (of {count} scales)', steps, least=count)
+  errors.count('steps', steps)
+  if steps < count:
+    raise errors.InputError(f'steps: {steps}; expected {count} at least, one '
+                            'for each scale.')
   of, dtype = widths(count, width), jnp.dtype(dtype)
   rule = Rule(
       spec, scales, tuple(Layers(n, spec.channels, dtype) for n in of),

@@ -421,7 +421,7 @@ def test_a_real_image_is_learned(garments):
      'least 11'),
     ((64, 64), {'max_size': 20}, 'max_size: 20; expected'),
     ((64, 64), {'factor': 1.0}, 'factor: 1.0; expected'),
-    ((64, 64), {'steps': 5}, r'steps \(of 6 scales\): 5; expected'),
+    ((64, 64), {'steps': 5}, 'steps: 5; expected 6 at least, one for each'),
     ((64, 64), {'penalty_over': 'pixels'}, "penalty_over: 'pixels'; expected "
      "one of image, pixel. Did you mean 'pixel'"),
     ((64, 64), {'lr': 0.0}, 'lr: 0.0; expected'),
