@@ -31,7 +31,7 @@ UP_TO_ONE = ('reduction', 'top_k', 'top_k_gamma', 'ema_decay',
              'drop', 'shared', 'copies', 'outliers', 'min_distance')
 # From -1 to 1: grey levels, and means of signs.
 SIGNED = ('diff_augment_fill', 'ada_target')
-ABOVE_ZERO = ('lr', 'g_lr', 'd_lr', 'width', 'reduction')
+ABOVE_ZERO = ('lr', 'g_lr', 'd_lr', 'autoencoder_lr', 'width', 'reduction')
 # Whole numbers that may be 0, though their default is more.
 FROM_ZERO = ('halvings', 'ema_start', 'lecam_start', 'side', 'pool', 'classes',
              'reach')

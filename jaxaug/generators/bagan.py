@@ -296,7 +296,7 @@ def _model(rule, d_ratio, g_ratio) -> types.GenerativeModel:
   classes, z_dim = rule.spec.num_classes, rule.z_dim
 
   def init(key):
-    uniform = class_ratio(None, classes, 'uniform')
+    uniform = jnp.full(classes, 1 / classes, jnp.float32)
     return pretraining.init(rule, key)._replace(latents={
         'mean': jnp.zeros((classes, z_dim)),
         'root': jnp.tile(jnp.eye(z_dim), (classes, 1, 1)),
