@@ -167,9 +167,10 @@ class Weights(typing.NamedTuple):
 def g_loss(to_a, to_b, of_a, of_b, a, b, weights: Weights):
   """What both generators lower together.
 
-  E[(D(fake) - 1)^2] of both ways (section 4), the mean distance of pixels after
-  there and back (equation 2), and that of images which are of the class already
-  (section 5.2).
+  E[(D(fake) - 1)^2] of both ways, without a half (section 4), the distance
+  after there and back (equation 2), and that of images which are of the class
+  already (section 5.2). Distances are means over pixels, as in the published
+  code, where the equation has a norm.
 
   Args:
     to_a, to_b: generators, images [B, H, W, C] -> [B, H, W, C].
@@ -206,7 +207,8 @@ def g_loss(to_a, to_b, of_a, of_b, a, b, weights: Weights):
 def d_loss(of_a, of_b, a, b, fake_a, fake_b):
   """What both discriminators lower: half the squares, summed over both.
 
-  The half is the paper's too (appendix 7.1): D learns half as fast.
+  The half is the paper's (appendix 7.1) and the published code's. Adam, which
+  goes by no scale, hardly sees it.
 
   Args:
     of_a, of_b: images -> scores [B, h, w].
@@ -261,8 +263,8 @@ def build(spec: types.ImageSpec, *, steps: int = 200_000,
       the Keras example (keras.io, "CycleGAN"), which has gains about 0.
     cycle: weight of the distances after there and back.
     identity: weight of the distances of images that are of the class already,
-      as a share of `cycle`; 0 for none, which the paper has where colours
-      should change.
+      as a share of `cycle`: the published code's default, which the paper has
+      only where colours should stay (paintings and photographs); 0 for none.
     cycle_split: each generator learns only from what it does last on the way
       there and back, as in the Keras example; else from both ways.
     pool: fakes of each class that are kept for D; 0 for none.

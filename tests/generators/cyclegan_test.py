@@ -548,3 +548,31 @@ def test_values_that_cannot_be_are_one_line(size, given, line):
   with pytest.raises(errors.InputError, match=rf'^x\.{re.escape(line)}') as e:
     registry.build('generators', 'cyclegan', given, 'x', types.ImageSpec(*size))
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.slow
+def test_boots_become_sandals_and_sandals_boots(garments):
+  """By the nearer of the two mean images, of images that were not learned.
+
+  Of real ones 91 %; untouched, 9 % would pass for the other.
+  """
+  pair, train, test = (5, 9), garments.train, garments.test
+  model = cyclegan.build(types.ImageSpec(28, 28, 1, 10), classes=pair,
+                         steps=300, g_width=16, d_width=32, blocks=3, lr=4e-4)
+  feed = model.feed(train.labels, garments.class_names, 4, 0)
+  state = jax.jit(model.init)(KEY)
+  step = jax.jit(model.step, donate_argnums=0)
+  for i in range(300):
+    state, _ = step(state, {'image': train.images[feed(i)],
+                            'label': train.labels[feed(i)]}, KEY)
+  means = [train.images[train.labels == k].mean(0) / 127.5 - 1 for k in pair]
+  def as_first(images):
+    a, b = (np.square(images - mean).sum((1, 2, 3)) for mean in means)
+    return (a < b).mean()
+  for k, to in pair, pair[::-1]:
+    real = pixels.to_float(test.images[test.labels == k])
+    drawn = jax.jit(model.sample)(
+        model.variables(state), KEY, np.full(len(real), to, np.int32), real)
+    share = [abs(as_first(x) - (label == 9))
+             for x, label in ((np.asarray(real), k), (np.asarray(drawn), to))]
+    assert share[0] > 0.85 and share[1] > 0.6
