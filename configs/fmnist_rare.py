@@ -31,8 +31,13 @@ def get_config(arg: str | None = None):
   config.selectors.representatives = common.selector(
       'kmeans', count=1 if arg == 'smoke' else 5, classes=RARE)
   config.generators.cgan = quickstart.cgan(steps=1500)
-  config.generators.bagan = common.generator('bagan', steps=3000)
-  config.generators.dagan = common.generator('dagan', steps=1500)
+  # Networks and rates for 2 CPU cores, much smaller than the papers'.
+  config.generators.bagan = common.generator(
+      'bagan', steps=1200, z_dim=32, hidden=256, g_width=16, d_width=16,
+      autoencoder_lr=1e-3, g_lr=1e-4, d_lr=4e-4, ema_decay=0.99)
+  config.generators.dagan = common.generator(
+      'dagan', steps=1500, batch_size=16, g_widths=(16, 32, 64),
+      d_widths=(32, 64, 64), g_inner=1, d_inner=1, d_hidden=128, d_steps=2)
   config.generators.singan = common.generator(
       'singan', steps=800, representatives='representatives', min_size=14,
       factor=0.7, width=16)

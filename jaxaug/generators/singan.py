@@ -5,7 +5,7 @@ Image', section 3: at each scale a generator of five 3x3 convolutions adds
 detail to what comes from the scale below, and a discriminator judges patches of
 11x11 pixels. Scales are trained one after the other, the coarsest first. Sizes,
 lengths and rates are those of the authors' code; where it departs from the
-paper, the paper is the default: see `build`.
+paper, `build` says which is the default, and why.
 """
 import functools
 import math
@@ -438,16 +438,19 @@ def build(spec: types.ImageSpec, *, steps: int = 12_000, width: int = 32,
           min_size: int = 25, max_size: int = 250, factor: float = 0.75,
           d_steps: int = 3, g_steps: int = 3, lr: float = 5e-4,
           decay_at: float = 0.8, gradient_penalty: float = 0.1,
-          penalty_over: str = 'image', reconstruction: float = 10.0,
+          penalty_over: str = 'pixel', reconstruction: float = 10.0,
           noise: float = 0.1, redraw: bool = False, eight_bit: bool = False,
           dtype: str = 'float32') -> types.GenerativeModel:
   """Returns the model of one image; a labelled set takes one for each.
 
   The authors' code differs from the paper where it draws the noise of the
-  reconstruction anew at every step, takes the norm of the gradient penalty
-  pixel by pixel of a sum of scores, and rounds images to 8 bits between scales:
-  redraw=True, penalty_over='pixel', eight_bit=True. Its updates of G hear of
-  one fake, made before the first; here, as the paper has it, of a new one each.
+  reconstruction anew at every step and rounds images to 8 bits between scales:
+  redraw=True, eight_bit=True. Its updates of G hear of one fake, made before
+  the first; here, as the paper has it, of a new one each. The norm of the
+  gradient penalty is the code's, pixel by pixel: the paper's weights go with
+  it. That of an image's mean score, as the paper says, lets D grow so steep
+  that the reconstruction gets lost: of a koala of 64 pixels after 75 steps a
+  scale an error of 0.6, where it is 0.1 (black to white is 2).
 
   Args:
     spec: of the images; both sides of at least `min_size` pixels.
@@ -460,8 +463,8 @@ def build(spec: types.ImageSpec, *, steps: int = 12_000, width: int = 32,
     lr: Adam's learning rate, betas 0.5 and 0.999,
     decay_at: and a tenth of it after this share of a scale's steps.
     gradient_penalty: its weight.
-    penalty_over: 'image': the gradient of an image's mean score has a norm of
-      1; 'pixel': the gradient of the sum of its scores has one at each pixel.
+    penalty_over: 'pixel': the gradient of the sum of an image's scores has a
+      norm of 1 at each pixel; 'image': that of their mean has one in all.
     reconstruction: weight of the squared error of the reconstruction.
     noise: of each scale but the first, per root mean squared error of the
       reconstruction below.
