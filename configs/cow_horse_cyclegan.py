@@ -6,8 +6,8 @@ python launch.py --config=configs/cow_horse_cyclegan.py \
 FOLDER holds train/{cow,horse} and test/{cow,horse}, 41 images each. CycleGAN as
 in the conditional GAN and CycleGAN study, but for its learning rate, which was
 4e-4: 128x128 pixels, 50 epochs of one pair a step. Here a fifth of the training
-images is for validation. `:cpu` is 64x64 pixels, three eighths and a half of the
-widths, and 120 epochs of mirrored images.
+images is for validation. `:cpu` is 64x64 pixels, three eighths and a half of
+the widths, and 120 epochs of mirrored images.
 """
 from configs import common, recipes
 
