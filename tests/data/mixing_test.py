@@ -434,3 +434,42 @@ def test_log_prior(tau):
 def test_powers_that_are_none_are_refused(function, key, value):
   with pytest.raises(errors.InputError, match=rf'^config\.arms\[1\]\.{key}: '):
     function([3, 4], value, where='config.arms[1]')
+
+
+# ------------------------------------------------------------- some classes
+@pytest.mark.parametrize('how, keep, draw', [
+    ({'fill': 'max'}, [9, 2, 5, 4], [0, 7, 0, 5]),
+    ({'fill': 4}, [9, 2, 5, 4], [0, 2, 0, 0]),
+    ({'add': 2.0}, [9, 2, 5, 4], [0, 4, 0, 8]),
+    ({'add_per_class': 3}, [9, 2, 5, 4], [0, 3, 0, 3]),
+    ({'oversample': 'max'}, [9, 9, 5, 9], [0, 0, 0, 0]),
+    ({'replace': 0.5}, [9, 1, 5, 2], [0, 1, 0, 2]),
+    ({'pool_only': True}, [9, 0, 5, 0], [0, 2, 0, 4])], ids=str)
+def test_a_choice_may_be_of_some_classes(how, keep, draw):
+  """Of 'b' and 'd', the others staying as they are."""
+  names = ('a', 'b', 'c', 'd')
+  got = mixing.class_counts(_labels([9, 2, 5, 4]), class_names=names,
+                            classes=('b', 'd'), **how)
+  assert [x.tolist() for x in got] == [keep, draw]
+  # A pool that has these alone is enough, and others do not say so.
+  pool = np.array([0, 20, 0, 20])
+  if any(draw):
+    mixing.check(_labels([9, 2, 5, 4]), pool, class_names=names,
+                 classes=('b', 'd'), **how)
+
+
+def test_classes_that_cannot_be_are_one_line():
+  def refused(**how):
+    with pytest.raises(errors.InputError) as e:
+      mixing.check(_labels([9, 2, 5]), np.array([0, 20, 0]), class_names=NAMES,
+                   where='arms[1]', **how)
+    assert '\n' not in str(e.value)
+    return str(e.value)
+  assert refused(fill='max', classes=('bb',)).startswith(
+      "arms[1].classes: 'bb'; expected one of a, b, c.")
+  assert refused(classes=('b',)).startswith(
+      "arms[1].classes: ('b',); expected (), for the arm takes")
+  assert refused(fill='max') == (
+      "arms[1]: needs 4 synthetic images of class 'c', which its pool has none "
+      'of, for its generator makes other classes; expected arms[1].classes to '
+      "name some of 'b'.")

@@ -257,3 +257,120 @@ def test_a_model_adapts_once_to_the_whole_training_split(tmp_path, train):
       run(folders[1])
   run(folders[1])
   assert whole(folders[1]) == whole(folders[0])
+
+
+# --------------------------------------------------------------------- phases
+def _phased():
+  """Two rules: +1 a step, then from step 5 on * 2, beginning at 100."""
+  def sample(variables, key, labels, given=None):
+    level = jnp.full((len(labels), 28, 28, 1), variables['x'] / 1e6)
+    return level + jax.random.uniform(key, level.shape) / 100
+  def first(state, batch, key):
+    return {'x': state['x'] + 1}, {'first_loss': state['x']}
+  def second(state, batch, key):
+    return {'x': state['x'] * 2}, {'second_loss': state['x']}
+  def begin(state, images, labels):
+    return {'x': state['x'] + 100 * (labels.shape[0] == images.shape[0])}
+  return types.GenerativeModel(
+      lambda key: {'x': jnp.float32(0)}, first, lambda state: state, sample,
+      lambda state: {'g': 1}, phases=(types.Phase(5, second, begin),))
+
+
+@pytest.mark.parametrize('calls', [1, 5])
+def test_each_phase_goes_by_its_own_rule(tmp_path, train, calls):
+  folder = files.folder(tmp_path, 'g')
+  trained(folder, _phased(), train, steps=8, log_every=10 if calls > 1 else 2,
+          save_every=20, sample_every=20, steps_per_call=calls)
+  found = files.load_npz(folder.final / 'variables.npz')
+  assert found['x'] == (5 + 100) * 2**3
+  records = metrics_log.read(folder.final)
+  if calls == 1:  # A record has the logs of its own steps; means are of these.
+    assert [(r['step'], r.get('first_loss'), r.get('second_loss'))
+            for r in records] == [
+                (2, 0.5, None), (4, 2.5, None), (6, 4.0, 105.0),
+                (8, None, 315.0)]
+
+
+@pytest.mark.parametrize('at', [4, 5, 6])
+def test_a_kill_about_the_begin_of_a_phase_changes_no_bit(tmp_path, train, at):
+  folders = [files.folder(tmp_path, name) for name in 'ab']
+  trained(folders[0], _phased(), train, steps=8, save_every=1)
+  batch = mixing.batch
+  with pytest.MonkeyPatch.context() as patch:
+    def dying(plan, i):
+      if i == at:
+        raise KeyboardInterrupt
+      return batch(plan, i)
+    patch.setattr(mixing, 'batch', dying)
+    with pytest.raises(KeyboardInterrupt):
+      trained(folders[1], _phased(), train, steps=8, save_every=1)
+  trained(folders[1], _phased(), train, steps=8, save_every=1)
+  assert whole(folders[1]) == whole(folders[0])
+
+
+def test_weights_of_the_last_phase_alone_are_chosen(tmp_path, train, curve):
+  """Though earlier ones were nearer to the validation images."""
+  folder, seen = files.folder(tmp_path, 'g'), []
+  def score(drawn):
+    seen.append(drawn.mean())
+    return float(drawn.mean()), {}
+  found = trained(folder, _phased(), train, steps=8, curve=curve._replace(
+      score=score, watch=None, every=2))
+  assert len(seen) == 2 and found['chosen_step'] == 6  # After 6 and 8 steps.
+
+
+def test_samples_stand_below_what_they_start_from(tmp_path, train):
+  """Also in the grid; a class that is not made has no row."""
+  def sample(variables, key, labels, given=None):
+    return -given
+  made = _wave('normal')._replace(sample=sample, decode=None,
+                                  origins=((3, 5), (5, 3)))
+  folder = files.folder(tmp_path, 'g')
+  trained(folder, made, train, steps=1)
+  grid = images.decode(folder.final / 'samples' / 'step_000001.png')
+  assert grid.shape == (4 * 30 + 2, 10 * 30 + 2, 1)
+  cells = np.stack([grid[2 + 30 * r:30 + 30 * r, 2 + 30 * c:30 + 30 * c]
+                    for r in range(4) for c in range(10)]).reshape(4, 10, 28,
+                                                                   28)
+  for row, start in ((0, 5), (2, 3)):
+    real = train.images[train.labels == start][..., 0]
+    for cell, other in zip(cells[row], cells[row + 1], strict=True):
+      assert (cell == real).all((1, 2)).any()
+      np.testing.assert_array_equal(other, 255 - cell)
+
+
+def test_a_feed_says_what_a_step_sees(tmp_path, train):
+  """And is told labels, names and seed; it may refuse."""
+  seen = []
+  def feed(labels, names, batch_size, seed):
+    np.testing.assert_array_equal(labels, train.labels)
+    return lambda i: np.full((2, 3, batch_size), i, np.int32)
+  def step(state, batch, key):
+    seen.append((batch['image'].shape, batch['label'].shape))
+    return {'gain': state['gain'] + batch['label'].mean()}, {
+        'loss': state['gain']}
+  made = _wave('normal')._replace(feed=feed, step=step)
+  folder = files.folder(tmp_path, 'g')
+  trained(folder, made, train, steps=3)
+  assert seen == [((2, 3, 8, 28, 28, 1), (2, 3, 8))]
+  want = 1 + train.labels[:3].sum()
+  assert files.load_npz(folder.final / 'variables.npz')['gain'] == want
+
+
+def test_a_critic_is_kept_of_the_step_that_is_chosen(tmp_path, train, curve):
+  """And scores images in parts, whatever their number."""
+  made = _phased()._replace(critic=types.Critic(
+      lambda state: {'y': state['x'] * 10},
+      lambda variables, images, labels: images.mean((1, 2, 3)) + labels
+      + variables['y']), phases=())
+  folder = files.folder(tmp_path, 'g')
+  steps = iter([3.0, 1.0, 2.0, 5.0])
+  trained(folder, made, train, steps=8, curve=curve._replace(
+      score=lambda drawn: (next(steps), {}), watch=None, every=2))
+  read = generate.read(folder, made, SPEC, 0)
+  assert read.manifest['chosen_step'] == 4 and read.variables()['x'] == 4
+  some = train.images[:7]
+  got = read.score(some, train.labels[:7])
+  want = (some / 127.5 - 1).mean((1, 2, 3)) + train.labels[:7] + 40
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert read.score(some[:0], train.labels[:0]).shape == (0,)
