@@ -25,7 +25,8 @@ FIRST = {'generators': (SPEC,), 'classifiers': (SPEC,), 'selectors': (KNOWN,),
          'extractors': ()}
 BLOCKS = [(kind, name) for kind in FIRST for name in registry.names(kind)]
 # Numbers from 0 to below 1: shares dropped, and shares kept of an average.
-BELOW_ONE = ('dropout', 'b1', 'b2', 'lecam_decay', 'momentum_limit')
+BELOW_ONE = ('dropout', 'b1', 'b2', 'lecam_decay', 'momentum_limit',
+             'norm_decay')
 UP_TO_ONE = ('reduction', 'top_k', 'top_k_gamma', 'ema_decay',
              'momentum_growth', 'decay', 'jitter', 'share', 'confidence',
              'drop', 'shared', 'copies', 'outliers', 'min_distance')

@@ -33,7 +33,7 @@ class BatchRenorm(nn.Module):
   The averages begin with the first batch: they are sums over batches, `seen`
   that of the factors, and what it lacks of 1 is the present batch's.
   """
-  decay: float = 0.99
+  decay: float
   epsilon: float = 1e-3
 
   @nn.compact
@@ -126,6 +126,7 @@ class Generator(nn.Module):
   """
   widths: tuple[int, ...]
   inner: int
+  norm_decay: float
   dropout: float
   dtype: typing.Any
 
@@ -134,7 +135,8 @@ class Generator(nn.Module):
     del labels  # The given image shows it.
     dropout = nn.Dropout(self.dropout, deterministic=not train)
     def finish(x, name, drop=False):
-      x = BatchRenorm(name=name)(nn.leaky_relu(x, 0.2), train)
+      norm = BatchRenorm(self.norm_decay, name=name)
+      x = norm(nn.leaky_relu(x, 0.2), train)
       return dropout(x) if drop else x
 
     given = given.astype(self.dtype)
@@ -234,8 +236,8 @@ def _feed(updates: int, balanced: bool, labels, class_names, batch_size: int,
 def build(spec: types.ImageSpec, *, z_dim: int = 100,
           g_widths: tuple[int, ...] = (64, 64, 128, 128),
           d_widths: tuple[int, ...] = (64, 64, 128, 128), g_inner: int = 3,
-          d_inner: int = 5, d_hidden: int = 1024, dropout: float = 0.5,
-          balanced: bool = True, dtype: str = 'float32',
+          d_inner: int = 5, d_hidden: int = 1024, norm_decay: float = 0.99,
+          dropout: float = 0.5, balanced: bool = True, dtype: str = 'float32',
           loss: str = 'wasserstein', gradient_penalty: float = 10.0,
           d_steps: int = 5, fresh_fakes: bool = True, g_lr: float = 1e-4,
           d_lr: float = 1e-4, b2: float = 0.9, ema_decay: float = 0.0,
@@ -243,17 +245,20 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
   """Returns DAGAN, whose samples start from real images of their class.
 
   By default it is the authors' run on Omniglot and VGG-Face, in batches of 32,
-  with the paper's gradient penalty. Their code's is gradient_penalty_per
-  'column'; it also sets quarter_turns.
+  with the paper's gradient penalty; their code's is gradient_penalty_per
+  'column'. It also trains with quarter_turns.
 
   Args:
     spec: any size whose sides halve, rounded up, as often as there are widths.
     z_dim: size of the noise.
-    g_widths, d_widths: channels after each halving of G and of D; G goes up
-      again by the same.
+    g_widths, d_widths: channels after each halving of G, two or more, and of D;
+      G goes up again by the same.
     g_inner, d_inner: layers that keep the size, of each of their stages.
     d_hidden: units of D's layer after the mean over its last map.
-    dropout: after each layer that halves or doubles, of both.
+    norm_decay: of the averages that G's norms go by; less than the code's 0.99
+      lets them follow a short training.
+    dropout: after each layer of both that halves or doubles, but the first; not
+      in samples, where the noise alone is left.
     balanced: whether pairs are of all classes alike, however few images they
       have; False for as many as the images.
     dtype: 'float32' or 'bfloat16', of the convolutions; weights are float32.
@@ -276,6 +281,11 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
     errors.count(name, value)
   errors.counts('g_widths', g_widths)
   errors.counts('d_widths', d_widths)
+  if len(g_widths) < 2:
+    raise errors.InputError(
+        f'g_widths: {g_widths!r}; expected two or more, for the noise enters '
+        'before the last two blocks.')
+  errors.between('norm_decay', norm_decay, 0, 1, below=True)
   errors.between('dropout', dropout, 0, 1, below=True)
   if rule.get('statistics', 'running') != 'running':
     raise errors.InputError(
@@ -285,7 +295,7 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
   spec.at_least(2**(halvings - 1) + 1, 'dagan', f' to halve {halvings} times')
   dtype = jnp.dtype(dtype)
   model = gan.make(
-      spec, Generator(tuple(g_widths), g_inner, dropout, dtype),
+      spec, Generator(tuple(g_widths), g_inner, norm_decay, dropout, dtype),
       Discriminator(tuple(d_widths), d_inner, d_hidden, dropout, dtype), None,
       True, z_dim=z_dim, loss=loss, gradient_penalty=gradient_penalty,
       d_steps=d_steps, fresh_fakes=fresh_fakes, g_lr=g_lr, d_lr=d_lr, b2=b2,
