@@ -36,8 +36,9 @@ def get_config(arg: str | None = None):
       'bagan', steps=1200, z_dim=32, hidden=256, g_width=16, d_width=16,
       autoencoder_lr=1e-3, g_lr=1e-4, d_lr=4e-4, ema_decay=0.99)
   config.generators.dagan = common.generator(
-      'dagan', steps=1500, batch_size=16, g_widths=(16, 32, 64),
-      d_widths=(32, 64, 64), g_inner=1, d_inner=1, d_hidden=128, d_steps=2)
+      'dagan', steps=800, batch_size=16, z_dim=32, g_widths=(16, 32, 64),
+      d_widths=(32, 64, 64), g_inner=1, d_inner=1, d_hidden=128, d_steps=2,
+      norm_decay=0.9, dropout=0.2, g_lr=5e-4, d_lr=5e-4, ema_decay=0.98)
   config.generators.singan = common.generator(
       'singan', steps=800, representatives='representatives', min_size=14,
       factor=0.7, width=16)

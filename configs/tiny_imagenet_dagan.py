@@ -12,11 +12,13 @@ from configs import common, tiny_imagenet_singan
 
 def get_config(arg: str | None = None):
   """Returns the study; `arg` is what stands after the colon."""
-  small = {'cpu': dict(g_widths=(32, 64, 64), d_widths=(32, 64, 64), g_inner=1,
-                       d_inner=1, d_steps=2, d_hidden=256),
+  small = {'cpu': dict(z_dim=32, g_widths=(16, 32, 64), d_widths=(32, 64, 64),
+                       g_inner=1, d_inner=1, d_hidden=128, d_steps=2,
+                       norm_decay=0.9, dropout=0.2, g_lr=5e-4, d_lr=5e-4,
+                       ema_decay=0.98),
            'smoke': dict(g_widths=(4, 4), d_widths=(4, 4), g_inner=1, d_inner=1,
                          d_steps=1, d_hidden=8)}.get(arg, {})
   generator = common.generator(
-      'dagan', steps=1500 if arg == 'cpu' else 20_000,
+      'dagan', steps=1200 if arg == 'cpu' else 20_000,
       batch_size=16 if arg == 'cpu' else 32, **small)
   return tiny_imagenet_singan.study('dagan', arg, generator)
