@@ -175,7 +175,7 @@ def test_generator_takes_grey_images(name):
 
 @pytest.mark.parametrize('spec, dtype', [
     pytest.param(GREY, 'float32', marks=pytest.mark.slow), (WIDE, 'float32'),
-    (WIDE, 'bfloat16')], ids=str)
+    pytest.param(WIDE, 'bfloat16', marks=pytest.mark.slow)], ids=str)
 @_each('generators')
 def test_generator(name, spec, dtype, tmp_path):
   made = _made(name, spec, dtype)

@@ -192,7 +192,8 @@ def _classifiers(study: tasks.Study) -> dict:
       # Mixed into every real one, with partners; a pool may add nothing.
       row['generated'] = bool(arm.pool) and (
           arm.with_partners or row.get('synthetic', 1) > 0)
-      row['copies'] = _copies(study, arm) if row['generated'] else None
+      if row['generated'] and arm.name in entry['arms']:
+        row['copies'] = _copies(study, arm)
     entry['ratios'] = verdicts.ratios(
         [arm for arm in study.arms if arm.name in entry['arms']], entry,
         config['alpha'])

@@ -43,6 +43,7 @@ def test_the_example_keeps_the_contract(written):
   zoo_test.test_generator(NAME, zoo_test.WIDE, 'float32', written)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('at_the_root', 'compiled_quickly')
 def test_the_example_goes_through_a_study(written):
   results = smoke_test.study(written / 'run',

@@ -176,6 +176,7 @@ def test_one_compilation_for_all_images(tmp_path, alone, garments):
   assert [step._cache_size() for step in programs.rules.values()] == before
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_stop_at_each_scale(tmp_path, alone, garments):
   got, = _train(_jobs(tmp_path, garments, (0,)), steps_per_call=4, log_every=2,
                 save_every=2)

@@ -16,6 +16,7 @@ FEW_STEPS = (
       for change in ('steps=8', 'batch_size=16', 'widths=(8,16)')))
 
 
+@pytest.mark.slow
 def test_cow_and_horse(tmp_path, shared_data):
   """A folder of RGB images, 256x256, made 64x64."""
   if not (tar := shared_data / 'cow_horse_256.tar').exists():

@@ -15,8 +15,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
                  if f.stem not in ('common', 'recipes', '__init__'))
 
-# Thirty trainings each, or two generators, of kinds that others have as well.
-LONG = 'cifar_classifiers', 'fmnist_cgan', 'fmnist_generators'
+# Thirty trainings each, or several generators, or one whose part in a study is
+# that of another's.
+LONG = ('cifar_classifiers', 'cow_horse', 'fmnist_acgan', 'fmnist_cgan',
+        'fmnist_generators', 'fmnist_rare', 'tiny_imagenet_bagan',
+        'tiny_imagenet_dagan')
 # What judges the pool where that is not what a test is about: the quickstart
 # takes what it says.
 LIGHT = ('evaluation.extractor=pixels', 'evaluation.metrics=prdc',

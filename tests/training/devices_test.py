@@ -110,10 +110,11 @@ def _records(folder):
 
 
 @pytest.fixture(scope='module',
-                params=['cgan', 'ccgan', 'classifier', 'two_cnns', *(
+                params=['cgan', 'classifier', 'two_cnns', *(
                     pytest.param(name, marks=pytest.mark.slow)
-                    for name in ('bagan', 'bagan_gp', 'biggan', 'cyclegan',
-                                 'dagan', 'vae', 'two_densenets'))])
+                    for name in ('bagan', 'bagan_gp', 'biggan', 'ccgan',
+                                 'cyclegan', 'dagan', 'vae',
+                                 'two_densenets'))])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""
   out = tmp_path_factory.mktemp(request.param)
