@@ -8,9 +8,12 @@ tower (n04562935) among them. As in the study of SinGAN against BAGAN and DAGAN:
 70 % of the images to train on, of the two classes 164 and 170 of 350; five
 representatives of each, nearest to the centres of k-means; one SinGAN each, of
 2,000 steps a scale; 150 of their images added to either class. That study added
-250 by SinGAN and 150 by the others, and flipped images upside down; see
-docs/results/rare_classes.md. tiny_imagenet_bagan.py and tiny_imagenet_dagan.py
-are the same with another generator.
+250 by SinGAN and 150 by the others, flipped images upside down, trained a head
+on frozen ImageNet features with a softmax taken twice, and saw representatives
+by VGG-19: --config.selectors.representatives.extractor=vgg19 and .weights=FILE;
+by default that is the extractor of the study, as its log says.
+tiny_imagenet_bagan.py and tiny_imagenet_dagan.py are the same with another
+generator.
 
 `:cpu` is a third of the image size, a quarter of MobileNet's width, a tenth of
 the steps: see `study`. 2 CPU cores: `:cpu` about half an hour.

@@ -69,8 +69,9 @@ def _dry_run(study, config, workdir):
     failed = failures.told(failures.of_study(planned))
   for stage, name, steps, parts in rows:
     counts = collections.Counter(parts)
-    runs = f' x {len(parts)} runs' if len(parts) > 1 else ''
-    table.add_row(stage, name + runs, str(steps or ''), ', '.join(
+    what = 'images' if stage == 'generate' else 'runs'
+    several = f' x {len(parts)} {what}' if len(parts) > 1 else ''
+    table.add_row(stage, name + several, str(steps or ''), ', '.join(
         state if len(counts) == 1 else f'{count} of {len(parts)} {state}'
         for state, count in sorted(counts.items())))
   rich.console.Console().print(table)
