@@ -30,6 +30,12 @@ class Splits(typing.NamedTuple):
   report: dict
 
 
+def of_classes(split: types.Split, classes) -> types.Split:
+  """Returns the images of some classes, by their numbers."""
+  rows = np.isin(split.labels, classes)
+  return split if rows.all() else types.Split(*(x[rows] for x in split))
+
+
 def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
          classes=None, imbalance=None, val_fraction=0.2, test_fraction=0.2,
          folds=0, fold=0, allow_overlap=False) -> Splits:

@@ -50,6 +50,25 @@ def test_a_pool_of_real_images_is_like_them(tmp_path, garments, by_pixel):
       400, 400, 'subsets of 400')
 
 
+def test_a_pool_of_some_classes_is_held_against_these(tmp_path, garments,
+                                                      by_pixel):
+  """Not against all: real coats and bags would be unlike real garments."""
+  rows = np.isin(garments.train.labels, (4, 8))
+  pool = part(garments.train, np.flatnonzero(rows)[:100])
+  sets = {'pool': pool, 'train': garments.train, 'test': garments.test}
+  alone = sets | {name: part(split, np.isin(split.labels, (4, 8)))
+                  for name, split in list(sets.items())[1:]}
+  found = []
+  for name, given in ('all', sets), ('some', alone):
+    folder = files.folder(tmp_path, name)
+    quality.run(folder, name='p', sets=given, extractor=by_pixel,
+                metrics=('fid', 'prdc'))
+    found.append(quality.read(folder)['rows'])
+  assert found[0] == found[1]
+  row = found[0]['fd_pixels']
+  assert row['train']['real'] == 1000 and row['test']['fake'] == 100
+
+
 def test_what_cannot_be_computed_is_a_note(tmp_path, garments, by_pixel):
   few = part(garments.train, slice(0, 4))
   folder = files.folder(tmp_path, 'few')

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxaug.core import console, errors, files, registry, types
-from jaxaug.data import images, mixing, origins, pixels
+from jaxaug.data import images, mixing, origins, pixels, splits
 from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
 from jaxaug.study import schema, selection
@@ -101,8 +101,9 @@ def _task(study, fold, name: str) -> study_tasks.Task:
     chosen_by = [config['curve'], config['collapse'],
                  study.extractor.identity, fold.digests('validation')]
     find_curve = functools.partial(
-        curves.make, study.extractor, _of(fold.splits.validation, classes),
-        classes, train=_of(train, classes), shares=config['collapse'],
+        curves.make, study.extractor,
+        splits.of_classes(fold.splits.validation, classes), classes,
+        train=splits.of_classes(train, classes), shares=config['collapse'],
         **config['curve'])
   folder = study.folder('generate', name, [
       VERSION, study.spec, fold.digests('train'), block, seed,
@@ -151,12 +152,6 @@ def _of_images(study, fold, name: str, chosen: study_tasks.Task):
         site=fit.together(folders) if all_ else None,
         size=functools.partial(_size, model, len(folders) if all_ else 1),
         where=f'config.generators.{name}')
-
-
-def _of(split: types.Split, classes: tuple[int, ...]) -> types.Split:
-  """Returns the images of these classes."""
-  rows = np.isin(split.labels, classes)
-  return split if rows.all() else types.Split(*(x[rows] for x in split))
 
 
 def _size(model, runs: int = 1) -> study_tasks.Size:

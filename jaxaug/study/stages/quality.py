@@ -3,8 +3,10 @@ import functools
 import pathlib
 import time
 
+import numpy as np
+
 from jaxaug.core import errors, files, types
-from jaxaug.data import images
+from jaxaug.data import images, splits
 from jaxaug.evaluation import features, measure
 from jaxaug.study import tasks as study_tasks
 from jaxaug.study.stages import judge
@@ -49,7 +51,8 @@ def run(folder: files.Folder, *, name: str, sets: dict,
         cache: pathlib.Path | None = None, fit=None) -> dict:
   """Computes every metric of a pool beside the training and the test images.
 
-  Nothing is chosen by what is found here.
+  Beside a pool of some classes stand real images of these. Nothing is chosen by
+  what is found here.
 
   Args:
     folder: where to; all is in the manifest, see `read`.
@@ -61,6 +64,9 @@ def run(folder: files.Folder, *, name: str, sets: dict,
     fit: for metrics that train a classifier.
   """
   begun, blocks = time.monotonic(), measure.blocks(metrics)
+  classes = np.unique(sets['pool'].labels)
+  sets = {which: splits.of_classes(split, classes)
+          for which, split in sets.items()}
   seen = {which: _extract(extractor, split, measure.needs(blocks),
                           f'quality {name}: {which} images',
                           cache if which != 'pool' else None)
