@@ -234,12 +234,20 @@ def _init(rule, key):
     variables = module.init(key, x, False)
     return types.Net(variables['params'], variables['batch_stats'],
                      rule.adam.init(variables['params']))
-  def level(n, size):
+  drawn = {}
+  def nets(n, size):
+    """A scale that goes on from the one below needs no draw of its own."""
+    if rule.g[n] in drawn:
+      return jax.tree.map(jnp.copy, drawn[rule.g[n]])
     of_g, of_d = jax.random.split(jax.random.fold_in(key, n))
+    drawn[rule.g[n]] = (
+        net(rule.g[n], of_g, [side + 2 * _PAD for side in size]),
+        net(rule.d[n], of_d, size))
+    return drawn[rule.g[n]]
+  def level(n, size):
     image = jnp.zeros((1, *size, rule.spec.channels))
     return Level(image, jnp.copy(image), jnp.float32(0 if n else 1),
-                 net(rule.g[n], of_g, [side + 2 * _PAD for side in size]),
-                 net(rule.d[n], of_d, size))
+                 *nets(n, size))
   sizes = rule.pyramid.sizes
   return SinganState(
       jnp.int32(0), _noise(rule, jax.random.fold_in(key, len(sizes)), 0, 1),

@@ -106,8 +106,8 @@ def test_several_in_one_program_are_those_of_one_at_a_time(tmp_path, alone,
 def test_a_kill_amid_a_scale_changes_no_bit(tmp_path, alone, garments, several,
                                             at, monkeypatch):
   """Before, at and after the begin of a scale; saved every third step."""
-  jobs = _jobs(tmp_path, garments, (0, 1) if several else (0,))
-  want = _train(_jobs(tmp_path / 'whole', garments, (0, 1))
+  jobs = _jobs(tmp_path, garments, (0, 1, 2) if several else (0,))
+  want = _train(_jobs(tmp_path / 'whole', garments)
                 ) if several else alone[0][:1]
   batches = generate._batches
   def dying(*given):

@@ -34,6 +34,7 @@ def test_cow_and_horse(tmp_path, shared_data):
   assert results['data']['counts']['test'] == [41, 41]
 
 
+@pytest.mark.slow
 def test_exact_cifar10_at_50_a_class(tmp_path, shared_data):
   """An .npz of RGB images, 32x32, 50 a class."""
   if not (file := shared_data / 'cifar10_lossless_part.npz').exists():

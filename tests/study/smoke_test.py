@@ -18,8 +18,8 @@ CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
 # Thirty trainings each, or several generators, or one whose part in a study is
 # that of another's.
 LONG = ('cifar_classifiers', 'cow_horse', 'fmnist_acgan', 'fmnist_cgan',
-        'fmnist_generators', 'fmnist_rare', 'tiny_imagenet_bagan',
-        'tiny_imagenet_dagan')
+        'fmnist_generators', 'fmnist_rare', 'rare_class',
+        'tiny_imagenet_bagan', 'tiny_imagenet_dagan')
 # What judges the pool where that is not what a test is about: the quickstart
 # takes what it says.
 LIGHT = ('evaluation.extractor=pixels', 'evaluation.metrics=prdc',
