@@ -11,8 +11,8 @@ has the accuracy on the two beside it, and the share of near copies.
 
 One launch has one training of each generator. Launched with several seeds
 (--config.seed=1, a workdir each), `python -m benchmarks.over_seeds WORKDIR...`
-pairs the arms over trainings of generators as well, as
-docs/results/rare_classes.md does. 2 CPU cores: about 25 minutes.
+pairs the arms over trainings of generators as well. 2 CPU cores: about 25
+minutes.
 """
 from configs import common, quickstart
 
