@@ -229,10 +229,11 @@ def _reconstruct(rule, levels, z, stop: int):
 
 # ----------------------------------------------------------------- training
 def _init(rule, key):
-  def net(module, key, side):
+  def net(module, key, side, stats=True):
     x = jnp.zeros((1, *side, rule.spec.channels))
     variables = module.init(key, x, False)
-    return types.Net(variables['params'], variables['batch_stats'],
+    return types.Net(variables['params'],
+                     variables['batch_stats'] if stats else {},
                      rule.adam.init(variables['params']))
   drawn = {}
   def nets(n, size):
@@ -242,7 +243,7 @@ def _init(rule, key):
     of_g, of_d = jax.random.split(jax.random.fold_in(key, n))
     drawn[rule.g[n]] = (
         net(rule.g[n], of_g, [side + 2 * _PAD for side in size]),
-        net(rule.d[n], of_d, size))
+        net(rule.d[n], of_d, size, stats=False))  # Its norms see the image.
     return drawn[rule.g[n]]
   def level(n, size):
     image = jnp.zeros((1, *size, rule.spec.channels))
@@ -292,15 +293,15 @@ def _keys(rule, key) -> _Keys:
   return _Keys(noise, below, again, jax.random.split(penalty, rule.d_steps))
 
 
-def _scores(rule, n, net, params, images):
+def _scores(rule, n, params, images):
   """Scores of the patches of an image, [1, h - 10, w - 10, 1]."""
-  return rule.d[n].apply({'params': params, 'batch_stats': net.stats}, images,
-                         True, mutable=['batch_stats'])[0]
+  return rule.d[n].apply({'params': params}, images, True,
+                         mutable=['batch_stats'])[0]
 
 
-def loss_of_d(params, rule, n, net, real, fake, key):
+def loss_of_d(params, rule, n, real, fake, key):
   """Wasserstein with gradient penalty (equation 3); (its value, without)."""
-  scores = functools.partial(_scores, rule, n, net, params)
+  scores = functools.partial(_scores, rule, n, params)
   gap = scores(fake).mean() - scores(real).mean()
   if rule.by_pixel:
     penalty = penalties.gradient_penalty(key, scores, real, fake, axes=(3,))
@@ -317,7 +318,7 @@ def _loss_of_g(params, rule, n, level, noise, below, z):
   again, stats = _generate(rule, n, net._replace(stats=stats), z, level.below,
                            True)
   error = jnp.square(again - level.real).mean()
-  score = _scores(rule, n, level.d, level.d.params, fake).mean()
+  score = _scores(rule, n, level.d.params, fake).mean()
   return rule.reconstruction * error - score, (stats, error)
 
 
@@ -349,7 +350,7 @@ def _step(rule, n: int, state, batch, key):
   for i in range(rule.d_steps):  # Written out: a loop is slower on a CPU.
     fake, stats = _generate(rule, n, g, noise, below[i:i + 1], True)
     (d_loss, gap), grads = jax.value_and_grad(loss_of_d, has_aux=True)(
-        d.params, rule, n, d, level.real, fake, keys.penalty[i])
+        d.params, rule, n, level.real, fake, keys.penalty[i])
     g, d = g._replace(stats=stats), _moved(rule, d, grads, d.stats, rate)
   for _ in range(rule.g_steps):
     (g_loss, (stats, error)), grads = jax.value_and_grad(
