@@ -333,6 +333,15 @@ def batch(plan: Plan, step: int) -> np.ndarray:
   ]).astype(np.int32)
 
 
+def epochs(count: int, batch_size: int, seed: int, batches: int = 1):
+  """Returns feed(i) -> int32 [batches, B]: shuffled epochs of `count` images,
+  so many batches of them at each step i."""
+  made = plan(everything(count), pool_start=0, batch_size=batch_size,
+              seed=(seed,))
+  return lambda i: np.stack([batch(made, k) for k in range(
+      i * batches, (i + 1) * batches)])
+
+
 def partners(plan: Plan, step: int) -> np.ndarray:
   """Returns what batch `step` is mixed with: bank positions, int32 [B].
 

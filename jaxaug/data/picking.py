@@ -1,4 +1,4 @@
-"""What selectors share that keep a few images of each class, or a share."""
+"""What selectors share: a few images of each class, or a share of them."""
 import math
 
 import numpy as np
@@ -6,6 +6,15 @@ import numpy as np
 from jaxaug.core import errors, randomness, types
 
 REASON = 'not a representative'
+
+
+def at_least_two(known: types.Known, selector: str):
+  """Refuses a class of fewer than 2 training images, for others to compare."""
+  for k, name in enumerate(known.class_names):
+    if (count := np.count_nonzero(known.train.labels == k)) < 2:
+      raise errors.InputError(
+          f'{selector}: class {name!r} has {count} training images; expected 2 '
+          'or more, or another selector.')
 
 
 def picked(known: types.Known, labels: np.ndarray, pick, *, count: int = 0,

@@ -196,7 +196,7 @@ def adversarial(rule: pretraining.Rule, state: pretraining.State, batch: dict,
     return _cross_entropy(logits, known), logits.argmax(-1) == known
   (d_value, right), grads = jax.value_and_grad(d_loss, has_aux=True)(
       state.d.params)
-  d = pretraining.update(rule.optimizers.d, state.d, grads)
+  d = gan_step.update(rule.optimizers.d, state.d, state.d.stats, grads)
 
   def g_loss(params):
     fake, asked = _fakes(rule, state.g._replace(params=params), latents,
@@ -206,7 +206,7 @@ def adversarial(rule: pretraining.Rule, state: pretraining.State, batch: dict,
                               key=keys.g_dropout)
     return _cross_entropy(logits, asked)
   g_value, grads = jax.value_and_grad(g_loss)(state.g.params)
-  g = pretraining.update(rule.optimizers.g, state.g, grads)
+  g = gan_step.update(rule.optimizers.g, state.g, state.g.stats, grads)
 
   return pretraining.after(rule, state, g, d), {
       'd_loss': d_value, 'g_loss': g_value,

@@ -199,7 +199,7 @@ def _update_d(rule, draws: Draws, g, d, real, labels, keys: Keys):
         'd_loss': total, 'd_wrong_loss': on_wrong, 'd_penalty': penalty,
         **losses.accuracies(scores[0], scores[1], loss.threshold)}
   grads, logs = jax.grad(value, has_aux=True)(d.params)
-  return stats, pretraining.update(rule.optimizers.d, d, grads), logs
+  return stats, gan_step.update(rule.optimizers.d, d, d.stats, grads), logs
 
 
 def adversarial(rule: pretraining.Rule, draws: Draws, state: pretraining.State,
@@ -230,7 +230,7 @@ def adversarial(rule: pretraining.Rule, draws: Draws, state: pretraining.State,
     scores, _ = gan_step.call(rule.discriminator, d, fake, asked)
     return losses.non_saturating().generator(scores), stats
   (value, stats), grads = jax.value_and_grad(g_loss, has_aux=True)(g.params)
-  g = pretraining.update(rule.optimizers.g, g, grads, stats)
+  g = gan_step.update(rule.optimizers.g, g, stats, grads)
   return pretraining.after(rule, state, g, d), logs | {'g_loss': value}
 
 

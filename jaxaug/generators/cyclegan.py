@@ -17,7 +17,7 @@ import optax
 from jaxaug.augment import standard
 from jaxaug.core import errors, types
 from jaxaug.data import mixing, pixels
-from jaxaug.generators.gan import losses
+from jaxaug.generators.gan import losses, step
 from jaxaug.nn import layers, resize
 from jaxaug.training import ema
 
@@ -398,7 +398,7 @@ def _step(rule, state: CycleState, batch: dict, key):
                   *players(rule.discriminator, state.d.params), a, b,
                   rule.weights)
   grads, (fakes, logs) = jax.grad(of_g, has_aux=True)(state.g.params)
-  g = _update(rule, state.g, grads)
+  g = step.update(rule.tx, state.g, state.g.stats, grads)
 
   shown, pools = fakes, state.pools
   if pools:
@@ -409,7 +409,7 @@ def _step(rule, state: CycleState, batch: dict, key):
   def of_d(params):
     return d_loss(*players(rule.discriminator, params), a, b, *shown)
   grads, d_logs = jax.grad(of_d, has_aux=True)(state.d.params)
-  d = _update(rule, state.d, grads)
+  d = step.update(rule.tx, state.d, state.d.stats, grads)
 
   average = rule.average(state.ema, g, state.step) if rule.average else {}
   return CycleState(state.step + 1, g, d, pools, average), {**logs, **d_logs}
@@ -432,11 +432,6 @@ def _part(key, images, share: float):
   return jax.vmap(lambda image, corner: jax.lax.dynamic_slice(
       image, (*corner, 0), shape))(
           resize.resize(images, sides, 'clean'), corners)
-
-
-def _update(rule, net, grads) -> types.Net:
-  updates, opt = rule.tx.update(grads, net.opt, net.params)
-  return net._replace(params=optax.apply_updates(net.params, updates), opt=opt)
 
 
 def _variables(state: CycleState) -> dict:

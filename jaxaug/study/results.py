@@ -43,7 +43,8 @@ def collect(study: tasks.Study, command: str) -> dict:
     command: the line that launched it.
   """
   config, first = study.config, study.folds[0].splits.report
-  pools, classifiers = _pools(study), _classifiers(study)
+  pools = _pools(study)
+  classifiers = _classifiers(study, pools)
   seconds, commits, trained = collections.Counter(), set(), set()
   for task in study.all_tasks():
     if not task.done:
@@ -132,22 +133,21 @@ def _generators(study: tasks.Study, pools: dict) -> dict:
                if pool['generator'] == name
                and (title := fold.title(other)) in pools]
       trained = [task.read() for task in tasks_]
-      entry = (_of_images if study.models[name].per_image else
-               lambda each, model: generator(*each, model))(
-                   trained, block['model'])
+      entry = generator(trained[0], block['model'])
+      if study.models[name].per_image:
+        entry |= _of_images(trained)
       out[fold.title(name)] = entry | {
           'obedience': drawn[0] if drawn else None}
   return out
 
 
-def _of_images(trained: list, model: str) -> dict:
-  """Returns the entry of a generator that is a model of one image each."""
+def _of_images(trained: list) -> dict:
+  """Returns what is another in the entry of a model of one image each."""
   manifests = [each.manifest for each in trained]
-  return generator(trained[0], model) | {
-      'seconds': sum(manifest['seconds'] for manifest in manifests),
-      'images': len(trained), 'curves': [],
-      'reconstruction_rmse': [manifest['reconstruction_rmse']
-                              for manifest in manifests]}
+  return {'seconds': sum(manifest['seconds'] for manifest in manifests),
+          'images': len(trained), 'curves': [],
+          'reconstruction_rmse': [manifest['reconstruction_rmse']
+                                  for manifest in manifests]}
 
 
 def generator(trained, model: str) -> dict:
@@ -167,7 +167,7 @@ def generator(trained, model: str) -> dict:
               manifest['curve'], *manifest['watched'].values()))}
 
 
-def _classifiers(study: tasks.Study) -> dict:
+def _classifiers(study: tasks.Study, pools: dict) -> dict:
   """Returns the entries of all classifiers; runs stand fold by fold."""
   config, out = study.config, {}
   names = study.folds[0].splits.class_names
@@ -193,7 +193,8 @@ def _classifiers(study: tasks.Study) -> dict:
       row['generated'] = bool(arm.pool) and (
           arm.with_partners or row.get('synthetic', 1) > 0)
       if row['generated'] and arm.name in entry['arms']:
-        row['copies'] = _copies(study, arm)
+        row['copies'] = _copies([pools.get(fold.title(arm.pool))
+                                 for fold in study.folds])
     entry['ratios'] = verdicts.ratios(
         [arm for arm in study.arms if arm.name in entry['arms']], entry,
         config['alpha'])
@@ -201,22 +202,22 @@ def _classifiers(study: tasks.Study) -> dict:
   return out
 
 
-def _copies(study: tasks.Study, arm: arms.Arm) -> dict | None:
-  """Says what of an arm's pool nearly repeats training images.
+def _copies(entries: list[dict | None]) -> dict | None:
+  """Says what of a pool nearly repeats training images, the mean over folds.
+
+  Args:
+    entries: its own in each fold, of `_pools`.
 
   Returns:
     'share' of the pool, 'clean', that of clean real images, 'from_real',
     whether its images start from training images; None where nobody looked.
   """
-  done = [(made['pool'][arm.pool], made['audit'][arm.pool])
-          for made in study.tasks]
-  if not all(task.done for each in done for task in each):
+  if not all(entry and entry['audit'] for entry in entries):
     return None
-  found = [(pool.manifest(), audit.read()[0]['train']) for pool, audit in done]
-  return {'share': float(np.mean([side['share'] for _, side in found])),
-          'clean': float(np.mean([side['yardstick_share']
-                                  for _, side in found])),
-          'from_real': any(pool['from_real'] for pool, _ in found)}
+  sides = [entry['audit']['train'] for entry in entries]
+  return {'share': float(np.mean([side['share'] for side in sides])),
+          'clean': float(np.mean([side['yardstick_share'] for side in sides])),
+          'from_real': any(entry['from_real'] for entry in entries)}
 
 
 def _missing(runs: list[tasks.Task]) -> str | None:

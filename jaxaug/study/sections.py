@@ -60,7 +60,7 @@ PARTS = {'selectors': ('selectors', 'selector'),
 # What may be left out where a file writes a section or block anew.
 _OPTIONAL = {'config.data': set(KEYS['config.data']) - {'source'}}
 DEFAULTS = {'epochs': 0.0, 'augment': '', 'representatives': '',
-             'selectors': (), 'draw': {}} | SELECTOR
+            'selectors': (), 'draw': {}} | SELECTOR
 _WORDS = {str: 'text', int: 'a whole number', float: 'a number',
           bool: 'True or False', tuple: 'a tuple', dict: 'a dict',
           types.NoneType: 'None'}

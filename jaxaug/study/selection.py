@@ -70,13 +70,12 @@ def reads(study: study_tasks.Study, fold: study_tasks.Fold,
 
 
 def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
-          *, cache=None, score: typing.Callable | None = None):
+          *, score: typing.Callable | None = None):
   """Returns select(images, labels) -> {reason: bool [N] of what is dropped}.
 
   Args:
     study, fold: whose training split it may look at.
     selector: of `named`.
-    cache: folder that keeps the features of training images.
     score: see types.Known.
 
   Raises:
@@ -87,11 +86,11 @@ def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
       block['classes'], fold.splits.class_names, f'{selector.where}.classes')
 
   def look(images):
-    own = images is train.images
-    return features.of_array(
-        extractor(study, selector), images, {'features'},
-        cache=cache if own else None,
-        digest=fold.digests('train')[0] if own else '').features
+    # Those of the training images are asked for again and again.
+    kept = {'cache': features.cache(), 'digest': fold.digests('train')[0]} if (
+        images is train.images) else {}
+    return features.of_array(extractor(study, selector), images, {'features'},
+                             **kept).features
 
   def fit(*given):
     return judge.fitter(study, fold)[0](*given)
@@ -99,6 +98,7 @@ def build(study: study_tasks.Study, fold: study_tasks.Fold, selector: Selector,
   select = registry.build(
       'selectors', block['selector'], schema.arguments(block, schema.SELECTOR),
       selector.where, known, key='selector')
+
   def some(images, labels):
     rows = (np.flatnonzero(np.isin(labels, classes)) if classes else
             np.arange(len(labels)))

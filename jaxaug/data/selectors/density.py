@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxaug.core import errors, types
 from jaxaug.data import images as image_arrays
+from jaxaug.data import picking
 
 # Fields of types.Known that it looks at, beside the training split.
 NEEDS = ('features',)
@@ -118,11 +119,7 @@ def build(known: types.Known, *, drop: float = 0.1, shared: float = 0.5):
   errors.between('drop', drop, 0, 1)
   errors.between('shared', shared, 0, 1)
   train = known.train
-  for k, name in enumerate(known.class_names):
-    if (count := np.count_nonzero(train.labels == k)) < 2:
-      raise errors.InputError(
-          f'density: class {name!r} has {count} training images; expected 2 or '
-          'more, or another selector.')
+  picking.at_least_two(known, 'density')
 
   @functools.cache
   def learned():

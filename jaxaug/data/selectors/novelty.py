@@ -11,7 +11,7 @@ import typing
 import numpy as np
 
 from jaxaug.core import errors, randomness, types
-from jaxaug.data import distances
+from jaxaug.data import distances, picking
 
 # Fields of types.Known that it looks at, beside the training split.
 NEEDS = ('features',)
@@ -157,11 +157,7 @@ def build(known: types.Known, *, copies: float = 0.01, outliers: float = 0.02,
   errors.between('outliers', outliers, 0, 1)
   errors.count('reach', reach, 0)
   train = known.train
-  for k, name in enumerate(known.class_names):
-    if (count := np.count_nonzero(train.labels == k)) < 2:
-      raise errors.InputError(
-          f'novelty: class {name!r} has {count} training images; expected 2 or '
-          'more, or another selector.')
+  picking.at_least_two(known, 'novelty')
   within = min(reach, min(train.images.shape[1:3]) // 4)
 
   def select(images, labels):

@@ -99,9 +99,7 @@ def feed(spec: types.ImageSpec, least: int, why: str):
       raise errors.InputError(
           f'model: training images of class {name}: {counts[label]}; expected '
           f'at least {least} of each class, {why}.')
-    plan = mixing.plan(mixing.everything(len(labels)), pool_start=0,
-                       batch_size=batch_size, seed=(seed,))
-    return lambda i: mixing.batch(plan, i)[None]
+    return mixing.epochs(len(labels), batch_size, seed)
   return make
 
 
@@ -127,13 +125,6 @@ def _copy(tree):
   return jax.tree.map(jnp.copy, tree)
 
 
-def update(tx, net: types.Net, grads, stats=None) -> types.Net:
-  """One step of an optimizer; `stats` where they are others now."""
-  updates, opt = tx.update(grads, net.opt, net.params)
-  return types.Net(optax.apply_updates(net.params, updates),
-                   net.stats if stats is None else stats, opt)
-
-
 def autoencode(rule: Rule, state: State, batch: dict, key):
   """The first phase's step: one update of encoder and decoder."""
   images, labels = pixels.to_float(batch['image'][0]), batch['label'][0]
@@ -147,8 +138,8 @@ def autoencode(rule: Rule, state: State, batch: dict, key):
   (value, stats), (for_encoder, for_g) = jax.value_and_grad(
       loss, has_aux=True)((state.encoder.params, state.g.params))
   tx = rule.optimizers.autoencoder
-  encoder = update(tx, state.encoder, for_encoder)
-  g = update(tx, state.g, for_g, stats)
+  encoder = step.update(tx, state.encoder, state.encoder.stats, for_encoder)
+  g = step.update(tx, state.g, stats, for_g)
   return state._replace(
       step=state.step + 1, encoder=encoder, g=g,
       ema=rule.average(state.ema, g, state.step)), {'ae_loss': value}

@@ -57,7 +57,7 @@ def step(rule: Rule, state: types.GanState, batch: dict, key):
     d, control, d_logs = _update_d(rule, d, turn, fake)
   slope, g_logs = jax.grad(_g_loss, has_aux=True)(
       fake, rule, d, turn._replace(control=control, keys=of_g))
-  moved = _update(rule.optimizers.g, g, g_stats, *pull(slope))
+  moved = update(rule.optimizers.g, g, g_stats, *pull(slope))
   if 'g_moves' in d_logs:
     moved = _where(d_logs['g_moves'] > 0, moved, state.g)
 
@@ -192,7 +192,7 @@ def _update_d(rule, d, turn, fake):
   shown = _augment(rule, turn, jnp.concatenate([turn.real, fake]))
   grads, (stats, scores, logs) = jax.grad(_d_loss, has_aux=True)(
       d.params, rule, d, turn, fake, shown)
-  moved = _update(rule.optimizers.d, d, stats, grads)
+  moved = update(rule.optimizers.d, d, stats, grads)
   if rule.balance:
     d_moves, g_moves = rule.balance(
         rule.loss.parts(scores.real, scores.fake),
@@ -275,7 +275,8 @@ def _g_loss(fake, rule, d, turn):
   return value, logs | {'g_loss': value}
 
 
-def _update(tx, net, stats, grads) -> types.Net:
+def update(tx, net: types.Net, stats, grads) -> types.Net:
+  """One step of an optimizer; the statistics are what the pass left."""
   updates, opt = tx.update(grads, net.opt, net.params)
   return types.Net(optax.apply_updates(net.params, updates), stats, opt)
 

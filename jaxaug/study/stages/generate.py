@@ -317,12 +317,7 @@ def _feed(model, labels, class_names, batch_size: int, seed: int):
     return model.feed(labels, class_names, batch_size, seed)
   if model.per_image:
     return lambda i: np.zeros((model.d_steps, 1), np.int32)
-  plan = mixing.plan(mixing.everything(len(labels)), pool_start=0,
-                     batch_size=batch_size, seed=(seed,))
-  def batch(i):
-    return np.stack([mixing.batch(plan, k) for k in range(
-        i * model.d_steps, (i + 1) * model.d_steps)])
-  return batch
+  return mixing.epochs(len(labels), batch_size, seed, model.d_steps)
 
 
 def _batches(feed, steps, calls: int, place):

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxaug.core import console, files, types
 from jaxaug.data import images
-from jaxaug.evaluation import features
 from jaxaug.study import selection
 from jaxaug.study import tasks as study_tasks
 
@@ -41,7 +40,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 def _task(study, fold, name: str) -> study_tasks.Task:
   selector = selection.named(study.config, name, 'representatives')
   labels = selection.labels(study, fold, name)
-  select = selection.build(study, fold, selector, cache=features.cache())
+  select = selection.build(study, fold, selector)
   folder = study.folder('represent', name, [
       VERSION, fold.digests('train'),
       selection.reads(study, fold, selector)])
