@@ -346,23 +346,44 @@ def _step(rule, n: int, state, batch, key):
     below = _chain(rule, state.levels, n, lambda i: _noise(
         rule, jax.random.fold_in(keys.below, i), i, rule.d_steps))
 
-  g, d = level.g, level.d
-  for i in range(rule.d_steps):  # Written out: a loop is slower on a CPU.
-    fake, stats = _generate(rule, n, g, noise, below[i:i + 1], True)
-    (d_loss, gap), grads = jax.value_and_grad(loss_of_d, has_aux=True)(
-        d.params, rule, n, level.real, fake, keys.penalty[i])
-    g, d = g._replace(stats=stats), _moved(rule, d, grads, d.stats, rate)
-  for _ in range(rule.g_steps):
-    (g_loss, (stats, error)), grads = jax.value_and_grad(
-        _loss_of_g, has_aux=True)(g.params, rule, n, level._replace(g=g, d=d),
-                               noise, below[-1:],
+  def update_d(level, xs):
+    below, key = xs
+    g, d = level.g, level.d
+    fake, stats = _generate(rule, n, g, noise, below[None], True)
+    (loss, gap), grads = jax.value_and_grad(loss_of_d, has_aux=True)(
+        d.params, rule, n, level.real, fake, key)
+    return level._replace(g=g._replace(stats=stats),
+                          d=_moved(rule, d, grads, d.stats, rate)), (loss, gap)
+
+  def update_g(level, _):
+    (loss, (stats, error)), grads = jax.value_and_grad(
+        _loss_of_g, has_aux=True)(level.g.params, rule, n, level, noise,
+                               below[-1:],
                                jnp.zeros_like(level.real) if n else z)
-    g = _moved(rule, g, grads, stats, rate)
+    return level._replace(g=_moved(rule, level.g, grads, stats, rate)), (
+        loss, error)
+
+  level, (d_loss, gap) = _repeated(update_d, level, (below, keys.penalty),
+                                    rule.d_steps)
+  level, (g_loss, error) = _repeated(update_g, level, None, rule.g_steps)
   levels = list(state.levels)
-  levels[n] = level._replace(g=g, d=d)
+  levels[n] = level
   return SinganState(state.step + 1, z, tuple(levels)), {
       'd_loss': d_loss, 'd_gap': gap, 'g_loss': g_loss,
       'reconstruction_rmse': jnp.sqrt(error)}
+
+
+def _repeated(update, level, xs, count: int):
+  """Returns the level after all updates, and what the last one says.
+
+  Written out on a CPU, where a loop is slow; elsewhere compiling would be.
+  """
+  if jax.default_backend() == 'cpu':
+    for i in range(count):
+      level, out = update(level, jax.tree.map(lambda x, i=i: x[i], xs))
+    return level, out
+  level, outs = jax.lax.scan(update, level, xs, count)
+  return level, jax.tree.map(lambda x: x[-1], outs)
 
 
 # ----------------------------------------------------------------- sampling
