@@ -86,7 +86,7 @@ def study(name: str, arg: str | None, generator, *, representatives=None,
 
 def get_config(arg: str | None = None):
   """Returns the study; `arg` is what stands after the colon."""
-  small = {'smoke': dict(width=4, min_size=20, d_steps=1, g_steps=1),
+  small = {'smoke': dict(width=4, min_size=25, d_steps=1, g_steps=1),
            'cpu': dict(min_size=18)}.get(arg, {})
   generator = common.generator(
       'singan', steps=1000 if arg == 'cpu' else 12_000,

@@ -23,7 +23,7 @@ from tests.study import run_test
 
 pytestmark = pytest.mark.usefixtures('at_the_root')
 
-FEW, MANY = 100, int(os.environ.get('FUZZ', 2000))
+FEW, MANY = 50, int(os.environ.get('FUZZ', 2000))
 COUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 
 

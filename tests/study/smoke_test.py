@@ -16,9 +16,9 @@ CONFIGS = sorted(f.stem for f in (ROOT / 'configs').glob('*.py')
                  if f.stem not in ('common', 'recipes', '__init__'))
 
 # Thirty trainings each, or several generators, or one whose part in a study is
-# that of another's.
-LONG = ('cifar_classifiers', 'cow_horse', 'fmnist_acgan', 'fmnist_cgan',
-        'fmnist_generators', 'fmnist_rare', 'rare_class',
+# that of another's, or half a minute of compiling what others test.
+LONG = ('cifar_biggan', 'cifar_classifiers', 'cow_horse', 'fmnist_acgan',
+        'fmnist_cgan', 'fmnist_generators', 'fmnist_rare', 'rare_class',
         'tiny_imagenet_bagan', 'tiny_imagenet_dagan')
 # What judges the pool where that is not what a test is about: the quickstart
 # takes what it says.
