@@ -123,7 +123,6 @@ class GenerativeModel(typing.NamedTuple):
     learn from. None for shuffled epochs of all of them, [d_steps, B].
   origins: (class, class of the real images that its samples start from), of
     every class that it makes; () for noise alone.
-  classes: those that it makes; () for all.
   per_image: whether it learns from one image, so that a labelled set takes
     many of them; its `feed` is not asked, and a batch is that image.
   reconstruct(variables) -> float32 [1, H, W, C]: that image, as it makes it.
@@ -142,7 +141,6 @@ class GenerativeModel(typing.NamedTuple):
   phases: tuple[Phase, ...] = ()
   feed: typing.Callable | None = None
   origins: tuple[tuple[int, int], ...] = ()
-  classes: tuple[int, ...] = ()
   per_image: bool = False
   reconstruct: typing.Callable | None = None
   critic: Critic | None = None

@@ -19,8 +19,8 @@ class _Places(typing.NamedTuple):
 
 def made(model: types.GenerativeModel, num_classes: int) -> tuple[int, ...]:
   """Returns the classes that a model makes."""
-  return (tuple(label for label, _ in model.origins) or model.classes
-          or tuple(range(num_classes)))
+  return (tuple(label for label, _ in model.origins) or
+          tuple(range(num_classes)))
 
 
 def sampler(model: types.GenerativeModel, train: types.Split, num_classes: int,
