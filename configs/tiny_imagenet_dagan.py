@@ -5,7 +5,8 @@ python launch.py --config=configs/tiny_imagenet_dagan.py \
 
 As tiny_imagenet_singan.py, but for the generator: one DAGAN of all classes, of
 100 epochs of 32 pairs of images, each of its images made from a real one of the
-class. The study of SinGAN trained one DAGAN a class, on hold-out images too.
+class. The study of SinGAN trained one DAGAN a class, which made images from
+hold-out ones too; whether these were added is not recorded.
 """
 from configs import common, tiny_imagenet_singan
 

@@ -15,8 +15,9 @@ by default that is the extractor of the study, as its log says.
 tiny_imagenet_bagan.py and tiny_imagenet_dagan.py are the same with another
 generator.
 
-`:cpu` is a third of the image size, a quarter of MobileNet's width, a tenth of
-the steps: see `study`. 2 CPU cores: `:cpu` about half an hour.
+`:cpu` is half of the image's sides, a quarter of MobileNet's width and a tenth
+of its epochs, four scales of 250 steps: see `study` and `get_config`. 2 CPU
+cores: `:cpu` about half an hour.
 """
 from configs import common, recipes
 
@@ -52,8 +53,9 @@ def study(name: str, arg: str | None, generator, *, representatives=None,
   if arg == 'smoke':  # On ten classes of other images.
     config.minority = ('Coat', 'Bag')
     config.data.imbalance = (350,) * 4 + (164,) + (350,) * 3 + (170, 350)
-  # Its zoom, of 0.05 of the images, takes 0.4 to 0.8 of a side; its brightness,
-  # of half of them, adds up to 0.6 of black to white.
+  # Its zoom, of 0.05 of the images, takes 0.4 to 0.8 of a side, anywhere (here:
+  # of the middle); its brightness, of half of them, adds up to 0.6 of black to
+  # white.
   config.augmentations.standard = dict(
       flip=0.5, zoom=(1.25, 2.5), zoom_p=0.05, brightness=1.2,
       brightness_p=0.5)

@@ -260,7 +260,9 @@ def build(spec: types.ImageSpec, *, steps: int = 200_000,
     d_layers: layers of stride 2 of a discriminator; None for 3, or as many as
       leave 4x4 scores of an image, which is 2 below 48 pixels and one below 24.
     norm: 'instance', or 'affine' with a gain and a bias of each channel, as in
-      the Keras example (keras.io, "CycleGAN"), which has gains about 0.
+      the Keras example (keras.io, "CycleGAN"), which has gains about 0 and, as
+      ours does not, scores of 32x32 places and other first weights of G's last
+      layer.
     cycle: weight of the distances after there and back.
     identity: weight of the distances of images that are of the class already,
       as a share of `cycle`: the published code's default, which the paper has

@@ -246,7 +246,8 @@ def build(spec: types.ImageSpec, *, z_dim: int = 100,
 
   By default it is the authors' run on Omniglot and VGG-Face, in batches of 32,
   with the paper's gradient penalty; their code's is gradient_penalty_per
-  'column'. It also trains with quarter_turns.
+  'column'. It also turns images: quarter_turns=True. G's 10.71M parameters
+  there are ours and 103,424 of a layer of noise that nothing reads.
 
   Args:
     spec: any size whose sides halve, rounded up, as often as there are widths.

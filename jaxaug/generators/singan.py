@@ -1,7 +1,7 @@
 """SinGAN: a pyramid of small GANs that learns from one image.
 
 Shaham et al. 2019, 'SinGAN: Learning a Generative Model from a Single Natural
-Image', section 3: at each scale a generator of five 3x3 convolutions adds
+Image', section 2: at each scale a generator of five 3x3 convolutions adds
 detail to what comes from the scale below, and a discriminator judges patches of
 11x11 pixels. Scales are trained one after the other, the coarsest first. Sizes,
 lengths and rates are those of the authors' code; where it departs from the
@@ -204,27 +204,31 @@ def _generate(rule, level: int, net: types.Net, noise, below, train: bool):
   return below + jnp.tanh(out), new['batch_stats']
 
 
-def _chain(rule, levels, stop: int, draw, first: int = 0, images=None):
+def _chain(rule, levels, stop: int, draw, first: int = 0, images=None,
+           step=None):
   """Images of the scales `first`..`stop` - 1, enlarged to the scale `stop`.
 
   Args:
     levels: anything with `g` (its params and stats) and `amplitude` for each.
     draw: (level) -> noise [B, h, w, 1 or C], before its amplitude.
     images: what is below the first one; None for nothing.
+    step: of a training under way: scales not begun by then add nothing.
   """
   for n in range(first, stop):
     noise = draw(n) * levels[n].amplitude
     if images is None:
       images = jnp.zeros((*noise.shape[:3], rule.spec.channels))
-    images, _ = _generate(rule, n, levels[n].g, noise, images, False)
+    new, _ = _generate(rule, n, levels[n].g, noise, images, False)
+    images = new if step is None or not n else jnp.where(
+        step > rule.firsts[n], new, images)
     images = _enlarged(rule, images, n + 1) if n < rule.last else images
   return images
 
 
-def _reconstruct(rule, levels, z, stop: int):
+def _reconstruct(rule, levels, z, stop: int, step=None):
   """The image by the noise that stands for it: z, and none above."""
   return _chain(rule, levels, stop, lambda n: z if n == 0 else jnp.zeros(
-      (1, *rule.pyramid.sizes[n], rule.spec.channels)))
+      (1, *rule.pyramid.sizes[n], rule.spec.channels)), step=step)
 
 
 # ----------------------------------------------------------------- training
@@ -300,7 +304,7 @@ def _scores(rule, n, params, images):
 
 
 def loss_of_d(params, rule, n, real, fake, key):
-  """Wasserstein with gradient penalty (equation 3); (its value, without)."""
+  """Wasserstein with gradient penalty; (its value, that without it)."""
   scores = functools.partial(_scores, rule, n, params)
   gap = scores(fake).mean() - scores(real).mean()
   if rule.by_pixel:
@@ -312,7 +316,7 @@ def loss_of_d(params, rule, n, real, fake, key):
 
 
 def _loss_of_g(params, rule, n, level, noise, below, z):
-  """Adversarial and reconstruction loss (equation 2); (statistics, error)."""
+  """Adversarial and reconstruction loss (equation 4); (statistics, error)."""
   net = level.g._replace(params=params)
   fake, stats = _generate(rule, n, net, noise, below, True)
   again, stats = _generate(rule, n, net._replace(stats=stats), z, level.below,
@@ -424,37 +428,29 @@ def _sample(rule, variables, key, labels, given=None, *, start: int = 0):
     raise errors.InputError(f'start: {start}; expected 0 to {rule.last}, for '
                             f'there are {rule.last + 1} scales.')
   levels, count = _trained(rule, variables), labels.shape[0]
-  images = None
+  step, images = variables['step'], None
   if given is not None and start:
     images = _enlarged(rule, _shrunk(rule, given, start - 1), start)
   elif start:
-    below = _reconstruct(rule, levels, variables['z'], start)
+    below = _reconstruct(rule, levels, variables['z'], start, step)
     images = jnp.broadcast_to(below, (count, *below.shape[1:]))
-  for n in range(start, rule.last + 1):
-    noise = _noise(rule, jax.random.fold_in(key, n), n, count)
-    if images is None:
-      images = jnp.zeros((*noise.shape[:3], rule.spec.channels))
-    new, _ = _generate(rule, n, levels[n].g, noise * levels[n].amplitude,
-                       images, False)
-    # While it trains, what is not begun yet adds nothing.
-    begun = (variables['step'] > rule.firsts[n]) | (n == start)
-    images = jnp.where(begun, new, images)
-    if n < rule.last:
-      images = _enlarged(rule, images, n + 1)
-  return _full(rule, images)
+  return _full(rule, _chain(
+      rule, levels, rule.last + 1, lambda n: _noise(
+          rule, jax.random.fold_in(key, n), n, count), start, images, step))
 
 
 def _reconstruction(rule, variables):
   """The image again, [1, H, W, C]."""
   return _full(rule, _reconstruct(rule, _trained(rule, variables),
-                                  variables['z'], rule.last + 1))
+                                  variables['z'], rule.last + 1,
+                                  variables['step']))
 
 
 def _full(rule, images):
   """Images of the finest scale at the size of the data."""
   size = rule.spec[:2]
   if images.shape[1:3] != size:
-    images = resize.resize(images, size, 'clean')
+    images = resize.resize((images + 1) * 127.5, size, 'clean') / 127.5 - 1
   return jnp.clip(images, -1, 1)
 
 
@@ -475,12 +471,14 @@ def build(spec: types.ImageSpec, *, steps: int = 12_000, width: int = 32,
 
   The authors' code differs from the paper where it draws the noise of the
   reconstruction anew at every step and rounds images to 8 bits between scales:
-  redraw=True, eight_bit=True. Its updates of G hear of one fake, made before
-  the first; here, as the paper has it, of a new one each. The norm of the
-  gradient penalty is the code's, pixel by pixel: the paper's weights go with
-  it. That of an image's mean score, as the paper says, lets D grow so steep
-  that the reconstruction gets lost: of a koala of 64 pixels, after 750 of 1,200
-  steps, an error of 0.61 in place of 0.10 (black to white is 2).
+  redraw=True, eight_bit=True. Its resizing mirrors images at their lower and
+  right edges alone, MATLAB's and ours at all four. Its updates of G hear of one
+  fake, made before the first; here, as the paper has it, of a new one each. The
+  norm of the gradient penalty is the code's, pixel by pixel: the paper's
+  weights go with it. That of an image's mean score, as the paper says, lets D
+  grow so steep that the reconstruction gets lost: of a koala of 64 pixels,
+  after 750 of 1,200 steps, an error of 0.61 in place of 0.10 (black to white is
+  2).
 
   Args:
     spec: of the images; both sides of at least `min_size` pixels.

@@ -1,8 +1,8 @@
 """Keeps images that classifiers of the real images give the asked label.
 
-Ravuri and Vinyals 2019, "Classification accuracy score", ask the same of a
-whole set; as a filter: Lampis et al. 2023, "Bridging the gap: enhancing the
-utility of synthetic data via post-processing techniques" (GaFi).
+Shmelkov, Schmid and Alahari 2018, "How good is my GAN?", ask the same of a
+whole set (GAN-test); as a filter: Lampis et al. 2023, "Bridging the gap:
+enhancing the utility of synthetic data via post-processing techniques" (GaFi).
 """
 import functools
 

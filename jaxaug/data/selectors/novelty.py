@@ -1,10 +1,11 @@
 """Drops near copies of training images, and what is far from all of them.
 
 The yardstick is how far training images lie from each other, as with Alaa et
-al. 2022, "How faithful is your synthetic data?" (authenticity), and Meehan,
+al. 2022, "How faithful is your synthetic data?" (authenticity); Meehan,
 Chaudhuri and Dasgupta 2020, "A non-parametric test to detect data-copying in
-generative models". Authenticity takes about half of all new real images for
-copies; here it is as small a share as one likes.
+generative models", have held-out images in that place. Authenticity takes
+about half of all new real images for copies; here it is as small a share as one
+likes.
 """
 import typing
 

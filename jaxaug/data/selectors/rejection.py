@@ -10,7 +10,7 @@ from jaxaug.core import errors, randomness, types
 
 # Fields of types.Known that it looks at, beside the training split.
 NEEDS = ('score',)
-_EPS = 1e-6  # Of the paper: keeps the logarithm finite where d is M.
+_EPS = 1e-6  # Keeps the logarithm finite where d is M.
 
 
 def build(known: types.Known, *, percentile: float = 80.0):

@@ -2,7 +2,7 @@
 
 The ruler is how far each real image is from the nearest other one, in features.
 Meehan et al. 2020, "A non-parametric test to detect data-copying in generative
-models", compare the same distances.
+models", take that of held-out real images from training images.
 """
 from jaxaug.core import types
 from jaxaug.evaluation import checks, neighbours

@@ -19,7 +19,7 @@ from jaxaug.study import tasks as study_tasks
 from jaxaug.training import checkpoint, fit, loop, mesh, metrics_log
 
 # A change of what this stage computes belongs into its key.
-VERSION = 5
+VERSION = 6
 GRID_COLUMNS = 10
 _INTERPOLATION = 'interpolation.png'
 _SCORED = 200   # Images that a critic looks at in one call.
