@@ -140,6 +140,9 @@ def _of_some(counts, labels, classes, *, class_names, where, **choice):
   for name in classes:
     errors.one_of(f'{where}.classes', name, class_names)
     some[class_names.index(name)] = True
+  per_class = choice.get('add_per_class')
+  for name in per_class if isinstance(per_class, dict) else ():
+    errors.one_of(f'{where}.add_per_class', name, tuple(classes))
   keep, draw = class_counts(labels, class_names=class_names, where=where,
                             **choice)
   return np.where(some, keep, counts), np.where(some, draw, 0)
@@ -177,6 +180,11 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
     raise errors.InputError(
         f'{where}.pool: missing; {uses[0]} needs the name of a pool of '
         'config.pools.')
+  for key in ('add_per_class', 'fill'):
+    if how.get(key) is not None and not draw.any():
+      raise errors.InputError(
+          f'{where}.{key}: {how[key]!r}; expected to add images, and no class '
+          'that it is about wants any.')
   for k, name in enumerate(class_names):
     if partner and keep[k] and not pool_counts[k]:
       raise _no_partner(where, name)

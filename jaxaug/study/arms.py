@@ -51,9 +51,9 @@ class Arm(typing.NamedTuple):
   replace: float | None = None
   add: float | None = None
   add_per_class: typing.Any = None
-  fill: typing.Any = None
+  fill: int | str | None = None
   pool_only: bool = False
-  oversample: typing.Any = None
+  oversample: int | str | None = None
   classes: tuple = ()
 
   @property

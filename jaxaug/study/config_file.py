@@ -35,6 +35,7 @@ def load(spec: str, overrides=()) -> dict:
     _complete(config, given)
   config = overriding.apply(overriding.plain(config), changes)
   sections.check(config)
+  _complete(config, {})  # What an override has written anew.
   _as_numbers(config)
   with _located(path, given, every=True):
     schema.check(config)

@@ -131,6 +131,10 @@ def _check_blocks(config: dict):
                    also=SELECTOR)
     if block['extractor']:
       registry.find('extractors', block['extractor'], f'{where}.extractor')
+    elif block['weights']:
+      raise errors.InputError(
+          f'{where}.weights: {block["weights"]!r}; expected \'\', or '
+          f'{where}.extractor, which they are of.')
   judge = config['judge']
   if judge.get('augment'):
     _named(judge['augment'], config['augmentations'], 'config.judge.augment',
@@ -196,6 +200,9 @@ def check(config: dict):
                 ('auto', 'yes', 'no'))
   errors.one_of('config.budget', config['budget'], budget.BUDGETS)
   errors.between('config.audit.max_leaks', config['audit']['max_leaks'], 0, 1)
+  if len(set(config['minority'])) < len(config['minority']):
+    raise errors.InputError(
+        f'config.minority: {tuple(config["minority"])}; expected each once.')
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')

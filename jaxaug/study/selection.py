@@ -54,7 +54,8 @@ def extractor(study: study_tasks.Study,
     return study.extractor
   return study_tasks.extractor(
       selector.block['extractor'], selector.block['weights'],
-      study.config['evaluation']['batch_size'], study.machine.devices)
+      study.config['evaluation']['batch_size'], study.machine.devices,
+      selector.where)
 
 
 def reads(study: study_tasks.Study, fold: study_tasks.Fold,
@@ -125,7 +126,9 @@ def numbers(classes, class_names, where: str) -> tuple[int, ...]:
           f'{where}: {each!r} is no class; expected some of '
           f'{", ".join(class_names[:20])}.'
           f'{errors.nearest(str(each), class_names)}')
-  return tuple(dict.fromkeys(out))
+  if len(set(out)) < len(out):
+    raise errors.InputError(f'{where}: {tuple(classes)}; expected each once.')
+  return tuple(out)
 
 
 def _seed(study, selector: Selector) -> int:
@@ -157,6 +160,14 @@ def screen(selects: dict[str, typing.Callable], images, labels) -> Screened:
 
 
 # ------------------------------------------------------------ representatives
+def of_representatives(config: dict, name: str) -> Selector:
+  """Returns the selector that a generator has its images from."""
+  return named(config, name, next(
+      f'config.generators.{generator}.representatives'
+      for generator, block in config['generators'].items()
+      if block['representatives'] == name))
+
+
 def labels(study: study_tasks.Study, fold: study_tasks.Fold,
            name: str) -> np.ndarray:
   """Returns the classes of the representatives that a selector will pick.
@@ -164,14 +175,15 @@ def labels(study: study_tasks.Study, fold: study_tasks.Fold,
   Raises:
     InputError: it picks no fixed count of every class, or a class has fewer.
   """
-  selector = named(study.config, name, 'representatives')
+  selector = of_representatives(study.config, name)
   count = selector.block.get('count', registry.arguments(
       selector.module.build).get('count'))
-  if not isinstance(count, int) or count < 1:
+  if count is None or selector.block.get('share'):
     raise errors.InputError(
-        f'{selector.where}.selector: {selector.block["selector"]!r} picks no '
-        'fixed count of each class; expected one with a count, such as '
-        "'kmeans'.")
+        f'{selector.where}: {selector.block["selector"]!r} picks no fixed '
+        'count of each class; expected a selector with a count and no share, '
+        "such as 'kmeans'.")
+  errors.count(f'{selector.where}.count', count)
   names = fold.splits.class_names
   classes = numbers(selector.block['classes'], names,
                     f'{selector.where}.classes') or range(len(names))

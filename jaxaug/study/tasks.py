@@ -166,9 +166,9 @@ def of_training(net: fit.Network, fold: Fold, runs: int = 1) -> Size:
 
 
 @functools.lru_cache(2)
-def extractor(name, weights, batch_size, devices) -> features.FeatureExtractor:
-  """Returns a frozen network on the devices."""
+def extractor(name, weights, batch_size, devices,
+              where: str = 'config.evaluation') -> features.FeatureExtractor:
+  """Returns a frozen network on the devices; `where` the config names it."""
   given = {'weights': weights} if weights else {}
-  network = registry.build('extractors', name, given, 'config.evaluation',
-                           key='extractor')
+  network = registry.build('extractors', name, given, where, key='extractor')
   return features.extractor(network, devices, batch_size)

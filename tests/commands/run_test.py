@@ -215,6 +215,17 @@ def test_indices_and_words_of_tuples(tmp_path, capsys):
   assert config['arms'][1]['replace'] == 0.5
 
 
+def test_a_block_that_an_override_writes_anew_has_its_defaults(tmp_path):
+  fields = "{'generator': 'cgan', 'per_class': 400, 'batch_size': 20}"
+  assert not launch.main([
+      f'--config={QUICK}', f'--workdir={tmp_path}', '--stage=data',
+      f'--config.pools.cgan={fields}', '--config.arms[2].add=None',
+      '--config.arms[2].fill=440'])
+  config = files.read_json(tmp_path / 'config.json')
+  assert config['pools']['cgan']['selectors'] == []
+  assert config['arms'][2]['fill'] == 440
+
+
 def test_a_pool_too_small_names_the_class(capsys, workdir):
   has(refused(capsys, workdir, '--config.pools.cgan.per_class=20'),
       "config.arms[2]: class 'T-shirt/top' needs 40 synthetic images and the "

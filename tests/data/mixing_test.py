@@ -1,5 +1,6 @@
 """An arm's images: exact counts, seeded, paired, and each refusal."""
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -467,6 +468,13 @@ def test_classes_that_cannot_be_are_one_line():
     return str(e.value)
   assert refused(fill='max', classes=('bb',)).startswith(
       "arms[1].classes: 'bb'; expected one of a, b, c.")
+  assert refused(add_per_class={'c': 3}, classes=('b',)).startswith(
+      "arms[1].add_per_class: 'c'; expected one of b.")
+  for how in dict(fill='max', classes=('a',)), dict(add_per_class={}), dict(
+      fill=2):
+    assert re.match(r'arms\[1\]\.(fill|add_per_class): .*; expected to add '
+                    'images, and no class that it is about wants any', refused(
+                        **how))
   assert refused(classes=('b',)).startswith(
       "arms[1].classes: ('b',); expected (), for the arm takes")
   assert refused(fill='max') == (

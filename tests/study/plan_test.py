@@ -451,8 +451,24 @@ def test_each_representative_is_a_task(workdir):
     (('generators', 'singan', 'representatives'), '', r'^config\.generators\.'
      r"singan\.representatives: ''; expected the images that singan learns from"
      r', one each: a name of config\.selectors \(kept\)\.$'),
-    (('generators', 'singan', 'representatives'), 'quota', r'^config\.selectors'
-     r'|quota.* picks no fixed count of each class'),
+    (('generators', 'singan', 'representatives'), 'quota', r'^config\.'
+     r"generators\.singan\.representatives: 'quota' picks no fixed count of "),
+    (('generators', 'singan', 'representatives'), 'kmeans', r'^config\.'
+     r'generators\.singan\.representatives\.count: 5 representatives of '),
+    (('selectors', 'kept', 'count'), 0, r'^config\.selectors\.kept\.count: 0;'),
+    (('selectors', 'kept'), common.selector('k_center', share=0.5).to_dict(),
+     r"^config\.selectors\.kept: 'k_center' picks no fixed count .* no share"),
+    (('selectors', 'kept', 'classes'), ('class_0', 0), r'^config\.selectors\.'
+     r"kept\.classes: \('class_0', 0\); expected each once\.$"),
+    (('selectors', 'kept', 'weights'), 'x.npz', r'^config\.selectors\.kept\.'
+     r"weights: 'x\.npz'; expected '', or config\.selectors\.kept\.extractor"),
+    (('selectors', 'kept'), common.selector(
+        'kmeans', count=2, extractor='vgg19', classes=('class_0', 'class_2'),
+     ).to_dict(), r'^config\.selectors\.kept\.weights: '),
+    (('pools', 'singan', 'draw'), {'start': 9}, r'^config\.pools\.singan\.'
+     r'draw\.start: 9; expected 0 to '),
+    (('pools', 'singan', 'draw'), {'start': 'x'}, r'^config\.pools\.singan\.'
+     r"draw\.start: 'x'; expected a whole number"),
     (('generators', 'singan', 'min_size'), 13, r'^config\.generators\.singan\.'
      r'min_size: 13; an image of 12x12 is smaller than the coarsest scale'),
     (('pools', 'singan', 'draw'), {'stat': 1}, r'^config\.pools\.singan\.draw\.'

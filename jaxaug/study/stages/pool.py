@@ -52,6 +52,8 @@ def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
   sizes, names = fold.pool_sizes[name], fold.splits.class_names
   model, trained = study.models[generator], generate.of(generator, made)
   registry.check(model.sample, block['draw'], f'{where}.draw')
+  if block['draw']:
+    _check_draw(model, study.spec, block['draw'], f'{where}.draw')
   selectors = {each: selection.named(study.config, each, f'{where}.selectors')
                for each in block['selectors']}
   score = functools.partial(_score, trained[0]) if model.critic else None
@@ -83,6 +85,17 @@ def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
                                             fold.digests('train')[0]),
                           needs=needs,
                           size=lambda: study_tasks.Size(bytes_), where=where)
+
+
+def _check_draw(model, spec: types.ImageSpec, given: dict, where: str):
+  """Refuses values that `model.sample` does: before its training."""
+  shape, key = spec[:3], jax.random.key(0)
+  variables = jax.eval_shape(lambda: model.variables(model.init(key)))
+  images_ = (jax.ShapeDtypeStruct((1, *shape), np.float32),) if (
+      model.origins) else ()
+  with registry.within(where):
+    jax.eval_shape(functools.partial(model.sample, **given), variables, key,
+                   jax.ShapeDtypeStruct((1,), np.int32), *images_)
 
 
 def _source(study, fold, block, trained, chosen) -> Source:

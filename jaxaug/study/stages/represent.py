@@ -38,7 +38,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 
 
 def _task(study, fold, name: str) -> study_tasks.Task:
-  selector = selection.named(study.config, name, 'representatives')
+  selector = selection.of_representatives(study.config, name)
   labels = selection.labels(study, fold, name)
   select = selection.build(study, fold, selector)
   folder = study.folder('represent', name, [
