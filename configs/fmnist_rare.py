@@ -12,8 +12,8 @@ has the accuracy on the two beside it, and the share of near copies.
 One launch has one training of each generator. Launched with several seeds
 (--config.seed=1, a workdir each), `python -m benchmarks.over_seeds WORKDIR...`
 pairs the arms over trainings of generators as well. 2 CPU cores: about 18
-minutes. Five launches are in docs/results/rare_classes.md: generated images help
-beside nothing and are far behind balanced softmax.
+minutes. Five launches are in docs/results/rare_classes.md: generated images
+help beside nothing and are far behind balanced softmax.
 """
 from configs import common, quickstart
 
