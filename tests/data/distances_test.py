@@ -23,6 +23,11 @@ def test_nearest_is_scipys_whatever_the_tiles(monkeypatch, block, k):
   np.testing.assert_allclose(apart, np.sort(want, 1)[:, :k], rtol=1e-12)
 
 
+def test_of_those_as_far_away_the_first_comes_first():
+  index, _ = distances.nearest(np.zeros((1, 2)), np.ones((4, 2)), 4)
+  assert index.tolist() == [[0, 1, 2, 3]]
+
+
 def test_equal_pixels_are_at_zero_and_others_exact():
   x = np.random.default_rng(0).integers(0, 256, (50, 3072), np.uint8)
   index, apart = distances.nearest(x, x[::-1])

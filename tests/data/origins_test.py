@@ -52,6 +52,17 @@ def test_samples_start_from_images_of_the_class_that_is_named():
   assert not np.array_equal(other, places)
 
 
+def test_noise_does_not_go_with_the_image_that_is_drawn():
+  """The model draws one of 4 places as the sampler does: alike by chance."""
+  def sample(variables, key, labels, given):
+    return jax.random.randint(key, labels.shape, 0, 4)
+  train, model = _train(), _model(origins=((0, 2),))._replace(sample=sample)
+  noise, places = quick.jit(origins.sampler(model, train, 3))(
+      0, KEY, np.zeros(1000, np.int32))
+  alike = np.flatnonzero(train.labels == 2)[noise] == places
+  assert abs(alike.mean() - 1 / 4) < 5 * np.sqrt(1 / 4 * 3 / 4 / 1000)
+
+
 def test_noise_alone_starts_from_nothing():
   model = _model()
   assert origins.made(model, 3) == (0, 1, 2)
@@ -72,7 +83,7 @@ def test_models_of_one_image_each_draw_in_turn():
   asked = np.array([0, 2, 2, 2, 0, 2, 2, 2, 2, 2, 2, 2], np.int32)
   variables = np.arange(7) * 10
   begun = set()
-  for seed in range(8):
+  for seed in range(100):
     images, found = map(np.asarray, draw(
         variables, jax.random.key(seed), asked))
     which = np.array([places.index(place) for place in found])
@@ -80,5 +91,15 @@ def test_models_of_one_image_each_draw_in_turn():
     np.testing.assert_allclose(images[:, 0, 0, 0],
                                (asked + 10 * which) / 100, atol=1e-6)
     assert sorted(np.bincount(which, minlength=7)) == [1, 1, 2, 2, 2, 2, 2]
-    begun.add(which[1])
-  assert len(begun) > 1
+    begun.add((int(which[0]), int(which[1])))
+  # Each class anywhere, whatever the other.
+  assert begun == {(a, b) for a in (0, 1) for b in (2, 3, 4, 5, 6)}
+
+
+def test_every_image_of_one_model_has_noise_of_its_own():
+  def sample(variables, key, labels):
+    return jax.random.uniform(key, (len(labels), 1, 1, 1))
+  draw = quick.jit(origins.sampler_of_images(
+      _model(per_image=True)._replace(sample=sample), [0], [4], 1))
+  images, _ = draw(np.zeros(1), KEY, np.zeros(6, np.int32))
+  assert len(np.unique(images)) == 6

@@ -377,6 +377,13 @@ def test_density_drops_its_share_of_the_training_images_and_all_noise():
       'unlikely in its class'].any()
 
 
+@pytest.mark.parametrize('drop, gone', [(.09, 0), (.1, 1), (.18, 1), (.19, 2)])
+def test_density_drops_the_last_of_ten_from_one_in_eleven_on(drop, gone):
+  images, labels, _ = blobs(10, 1, 1)
+  select = build('density', known_of(images, labels, 1), drop=drop)
+  assert select(images, labels)['unlikely in its class'].sum() == gone
+
+
 def test_new_images_are_as_likely_as_training_images():
   """Ten in a class of 40 features: judged by themselves, they would not be."""
   images, labels, _ = blobs(60, 30, 1, 40)

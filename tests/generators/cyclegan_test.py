@@ -405,6 +405,13 @@ def test_each_class_runs_through_epochs_of_its_own():
                                     for i in range(10)])
 
 
+def test_no_image_has_a_partner_of_the_other_class():
+  """Of classes of one size, image by image beside each other in the data."""
+  batch = _feed([2, 0] * 6)
+  a, b = np.stack([batch(i) for i in range(3)])[:, 0].swapaxes(0, 1)
+  assert (b != a + 1).any()
+
+
 @pytest.mark.parametrize('labels, batch_size, line', [
     ([1, 0, 3], 1, "classes: 'cat' has no training images; expected some of "
      'both classes.'),

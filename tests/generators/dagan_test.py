@@ -365,8 +365,8 @@ def test_every_update_has_pairs_of_its_own(given, updates):
   np.testing.assert_array_equal(labels[first[:, 0]], labels[first[:, 1]])
   # A function of seed and step alone.
   np.testing.assert_array_equal(first, feed(labels, NAMES, 32, 5)(7))
-  every = [*first, *batch(8), *feed(labels, NAMES, 32, 6)(7)]
-  assert len({x.tobytes() for x in every}) == 3 * updates
+  every = [*batch(6), *first, *batch(8), *feed(labels, NAMES, 32, 6)(7)]
+  assert len({x.tobytes() for x in every}) == 4 * updates
 
 
 @pytest.mark.parametrize('balanced', [True, False])

@@ -3,14 +3,18 @@ import functools
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxaug.core import files, types
 from jaxaug.data import images
 from jaxaug.generators import singan
-from jaxaug.study.stages import generate
+from jaxaug.study import plan
+from jaxaug.study.stages import generate, represent
 from jaxaug.training import fit, loop, mesh, metrics_log
+from tests.study import plan_test
 
 SPEC = types.ImageSpec(13, 12, 1, 10)
 STEPS = 8
@@ -71,6 +75,32 @@ def test_a_training_leaves_its_image_and_its_reconstruction(alone, garments):
   np.testing.assert_array_equal(cells[0], real)
   rmse = np.sqrt(np.square((cells[1] / 1. - real) / 127.5).mean())
   assert rmse == pytest.approx(manifest['reconstruction_rmse'], abs=0.01)
+
+
+def test_each_representative_has_an_image_and_a_seed_of_its_own(tmp_path):
+  """By a model that learns its image by heart."""
+  def init(key):
+    return {'noise': jax.random.uniform(key), 'image': jnp.zeros((12, 12, 1))}
+  def step(state, batch, key):
+    return state | {'image': batch['image'][0, 0] / 255}, {'g_loss': 0.}
+  def sample(variables, key=None, labels=(0,)):
+    return jnp.tile(variables['image'], (len(labels), 1, 1, 1))
+  model = types.GenerativeModel(
+      init, step, lambda state: state, sample, lambda state: {'g': 1},
+      per_image=True, reconstruct=sample)
+  study = plan.open_study(plan_test.one_image(), tmp_path)
+  chosen, = study.tasks[0]['represent'].values()
+  places = np.array([3, 1, 9, 7])
+  chosen = chosen._replace(read=lambda: represent.Representatives(
+      places, np.array([0, 0, 2, 2]), None))
+  found = []
+  for task in generate.tasks(study._replace(models={'singan': model}),
+                             study.folds[0], {'represent': {'kept': chosen}}):
+    task.work()
+    found.append(task.read().variables())
+  np.testing.assert_allclose([v['image'] for v in found], study.folds[
+      0].splits.train.images[places] / 255, atol=1e-6)
+  assert len({float(v['noise']) for v in found}) == 4
 
 
 def _close(a, b):

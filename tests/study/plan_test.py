@@ -297,6 +297,8 @@ def test_each_task_of_before_moves_what_reads_it(opened):
       after = [task.key for task in module.tasks(
           opened, opened.folds[0], made | {other: moved})]
       assert (now != after) == (other in reads.get(stage, ())), (stage, other)
+    needs = {need.stage for task in made[stage].values() for need in task.needs}
+    assert needs >= reads.get(stage, set()), stage
   place = results.folder(opened)
   for i, tasks in enumerate(filter(None, made.values())):
     task = next(iter(tasks.values()))._replace(

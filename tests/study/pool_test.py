@@ -1,4 +1,6 @@
 """A pool: how much is drawn, what selectors leave, and what is written."""
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -45,6 +47,13 @@ def test_without_selectors_the_first_of_each_class_are_taken(tmp_path):
   # By class, and in a class in the order of the draws.
   order = list(zip(made.labels, made.batch, made.row, strict=True))
   assert order == sorted(order)
+
+
+def test_labels_are_mixed_anew_in_every_batch(tmp_path):
+  _, made = _run(tmp_path, [6, 6, 6], {})
+  asked = made.labels[np.lexsort((made.row, made.batch))].reshape(3, 6)
+  assert np.sort(asked).tolist() == [[0, 0, 1, 1, 2, 2]] * 3
+  assert len(np.unique(asked, axis=0)) == 3
 
 
 def test_only_some_classes(tmp_path):
@@ -96,6 +105,8 @@ def test_selectors_that_leave_nothing_are_one_line(tmp_path):
       )) as e:
     _run(tmp_path, [4, 4, 4], {'parity': _odd, 'all': all_})
   assert e.value.failure and '\n' not in str(e.value)
+  # Not before 20 for each of the 12 and a batch; each time at most doubled.
+  assert 360 <= int(re.search(r'(\d+)\.$', str(e.value))[1]) < 3 * 360
   assert not (tmp_path / 'p').exists()
 
 

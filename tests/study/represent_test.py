@@ -41,6 +41,30 @@ def test_representatives_and_their_picture(study):
   assert inertia <= 1.3 * want
 
 
+def test_another_training_split_has_other_representatives(study):
+  def key(split):
+    task, = represent.tasks(*plan_test.replaced(study, digest=split), {})
+    return task.key
+  now, = study.tasks[0]['represent'].values()
+  moved = {split for split in ('train', 'validation', 'test', 'unused')
+           if key(split) != now.key}
+  assert moved == {'train'}
+
+
+def test_representatives_may_be_a_whole_class_and_stand_by_class(study):
+  """In whatever order the config names classes."""
+  fold = study.folds[0]
+  most = int(np.bincount(fold.labels)[[0, 2]].min())
+  def labels(count):
+    kept = study.config['selectors']['kept'] | {
+        'count': count, 'classes': ('class_2', 'class_0')}
+    return selection.labels(study._replace(config=study.config | {
+        'selectors': {'kept': kept}}), fold, 'kept').tolist()
+  assert labels(most) == [0] * most + [2] * most
+  with pytest.raises(errors.InputError, match=f'; expected {most} at most'):
+    labels(most + 1)
+
+
 def test_a_class_alone_is_looked_at(study):
   """The others are kept whatever the selector says."""
   fold = study.folds[0]
@@ -109,8 +133,10 @@ def test_run_writes_what_read_reads(tmp_path):
                       np.tile(np.arange(2, dtype=np.int32), 4), np.arange(8))
   folder = files.folder(tmp_path, 'r')
   def select(images, labels):
-    return {'late': images[:, 0, 0, 0] > 3}
+    return {'late': images[:, 0, 0, 0] > 5}
   represent.run(folder, name='r', select=select, train=train,
-                labels=np.array([0, 0, 1, 1]))
+                labels=np.array([0, 0, 0, 1, 1, 1]))
   found = represent.read(folder)
-  assert found.places.tolist() == [0, 2, 1, 3]
+  assert found.places.tolist() == [0, 2, 4, 1, 3, 5]
+  np.testing.assert_array_equal(
+      found.picture(), images.grid(train.images[found.places], 3))
