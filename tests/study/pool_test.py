@@ -134,7 +134,9 @@ def test_screening_counts_an_image_once_for_each_reason():
 
 def test_classes_by_name_or_number():
   numbers = selection.numbers
-  assert numbers(('c', 0, 'c'), NAMES, 'x') == (2, 0)
+  assert numbers(('c', 0), NAMES, 'x') == (2, 0)
+  with pytest.raises(errors.InputError, match='^x: .* expected each once'):
+    numbers(('c', 0, 2), NAMES, 'x')
   assert numbers((), NAMES, 'x') == numbers(None, NAMES, 'x') == ()
   for wrong, said in (('bb', "'bb' is no class; expected some of a, b, c. Did "
                        "you mean 'b'"), (3, '3 is no class'),
