@@ -130,7 +130,8 @@ def selector(selector: str, *, classes: tuple = (), extractor: str = '',
 
   Args:
     selector: a file of data/selectors/.
-    classes: names or numbers of the classes that it looks at; () for all.
+    classes: names or numbers of the classes that it looks at; () for all,
+      ('minority',) for those of config.minority.
     extractor: a file of extractors/ that it sees images by; '' for that of
       config.evaluation.
     weights: the extractor's file of weights, if it wants one.

@@ -61,17 +61,16 @@ def study(name: str, arg: str | None, generator, *, representatives=None,
       brightness_p=0.5)
   if representatives:
     config.selectors.representatives = representatives
-    representatives.classes = config.minority
+    representatives.classes = ('minority',)
   config.generators[name] = generator
   config.pools[name] = common.pool(name, draw=draw)
   config.classifiers.mobilenet = recipes.mobilenet()
   config.judge.steps = 3000
-  more = dict.fromkeys(config.minority, 150)
   config.arms = (
       common.arm('real'),
       common.arm('standard', augment='standard'),
-      common.arm('oversample', oversample='max', classes=config.minority),
-      common.arm(name, pool=name, add_per_class=more),
+      common.arm('oversample', oversample='max', classes=('minority',)),
+      common.arm(name, pool=name, add_per_class=150, classes=('minority',)),
   )
   if arg == 'cpu':
     config.data.resize = 32
@@ -80,7 +79,7 @@ def study(name: str, arg: str | None, generator, *, representatives=None,
     config.judge.steps = 600
     config.eval_every = 100
   if arg == 'smoke':
-    config.arms[-1]['add_per_class'] = dict.fromkeys(config.minority, 4)
+    config.arms[-1]['add_per_class'] = 4
     config.arms = config.arms[::3]
     config.classifiers.mobilenet.width = 0.25
   return common.finish(config, arg, ('cpu',))

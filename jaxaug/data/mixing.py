@@ -185,6 +185,10 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
       raise errors.InputError(
           f'{where}.{key}: {how[key]!r}; expected to add images, and no class '
           'that it is about wants any.')
+  if how.get('oversample') is not None and keep.sum() == len(labels):
+    raise errors.InputError(
+        f'{where}.oversample: {how["oversample"]!r}; expected to repeat '
+        'images, and no class that it is about has fewer.')
   for k, name in enumerate(class_names):
     if partner and keep[k] and not pool_counts[k]:
       raise _no_partner(where, name)

@@ -485,8 +485,10 @@ def build(spec: types.ImageSpec, *, steps: int = 12_000, width: int = 32,
     steps: of all scales together, the same for each; 2,000 in the paper. A step
       is `d_steps` updates of D and `g_steps` of G.
     width: channels of the coarsest scales; doubled every four, up to 128.
-    min_size, max_size, factor: of the scales, see `pyramid`. Larger images are
-      made at `max_size` and enlarged.
+    min_size, max_size, factor: the scales go from about `min_size` pixels of
+      the shorter side to the image's, in one more than ceil(log(min_size /
+      side) / log(factor)) equal steps: 64 pixels have 25, 31, 37, 44, 54 and
+      64. Images with a side above `max_size` are made at that and enlarged.
     d_steps, g_steps: see steps.
     lr: Adam's learning rate, betas 0.5 and 0.999,
     decay_at: and a tenth of it after this share of a scale's steps.

@@ -37,7 +37,8 @@ class Arm(typing.NamedTuple):
     logit_adjustment: 1.0 is the balanced softmax, see mixing.log_prior.
     replace, add, add_per_class, fill, pool_only, oversample: which images, at
       most one of them; see mixing.class_counts.
-    classes: names of the classes whose images that changes; () for all.
+    classes: names of the classes whose images that changes; () for all,
+      ('minority',) for those of config.minority.
   """
   name: str
   pool: str = ''
@@ -159,7 +160,11 @@ def describe(arm: Arm) -> str:
   elif chosen == 'add':
     words = f'real images and {arm.add:.0%} as many {arm.pool} images'
   elif chosen == 'add_per_class':
-    words = f'real images and {arm.add_per_class} {arm.pool} images a class'
+    words = 'real images and ' + (
+        ' and '.join(f'{count} of {name}'
+                     for name, count in arm.add_per_class.items())
+        + f' by {arm.pool}' if isinstance(arm.add_per_class, dict) else
+        f'{arm.add_per_class} {arm.pool} images a class')
   elif chosen == 'fill':
     words = f'real images, classes filled to {arm.fill} with {arm.pool} images'
   elif chosen == 'pool_only':

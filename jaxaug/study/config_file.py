@@ -38,6 +38,7 @@ def load(spec: str, overrides=()) -> dict:
   _complete(config, {})  # What an override has written anew.
   _as_numbers(config)
   with _located(path, given, every=True):
+    _of_minority(config)
     schema.check(config)
   return config
 
@@ -171,6 +172,20 @@ def _as_numbers(config: dict):
     for key in kinds.keys() & section.keys():
       if sections.members(kinds[key])[0] is float and section[key] is not None:
         section[key] = float(section[key])
+
+
+def _of_minority(config: dict):
+  """Writes out the classes of arms and selectors that are 'minority'."""
+  for where, block in (
+      *((f'config.selectors.{name}', block)
+        for name, block in config['selectors'].items()),
+      *((f'config.arms[{i}]', arm) for i, arm in enumerate(config['arms']))):
+    if list(block.get('classes') or ()) == ['minority']:
+      if not config['minority']:
+        raise errors.InputError(
+            f'config.minority: empty; expected names of classes, for '
+            f"{where}.classes is 'minority'.")
+      block['classes'] = list(config['minority'])
 
 
 # ------------------------------------------------------------------ the blocks

@@ -256,7 +256,7 @@ def test_pool_positions_lie_behind_the_real_ones_in_the_bank():
 # ---- oversampling ----
 
 @pytest.mark.parametrize('target, expected', [
-    ('max', [9, 9, 9, 0]), (6, [6, 6, 9, 0]), (1, [5, 2, 9, 0]),
+    ('max', [9, 9, 9, 0]), (6, [6, 6, 9, 0]), (3, [5, 3, 9, 0]),
     (31, [31, 31, 31, 0])])
 def test_oversampling_repeats_each_image_floor_or_ceil_times(target, expected):
   counts = [5, 2, 9, 0]
@@ -457,6 +457,12 @@ def test_a_choice_may_be_of_some_classes(how, keep, draw):
   if any(draw):
     mixing.check(_labels([9, 2, 5, 4]), pool, class_names=names,
                  classes=('b', 'd'), **how)
+
+
+def test_an_arm_that_changes_nothing_is_one_line():
+  with pytest.raises(errors.InputError, match=(
+      r'^arm\.oversample: 2; expected to repeat images, and no class')):
+    mixing.check(_labels([5, 2, 9]), None, class_names=NAMES, oversample=2)
 
 
 def test_classes_that_cannot_be_are_one_line():

@@ -236,3 +236,14 @@ def test_a_section_that_a_file_removes_is_one_line(tmp_path):
   assert "lacks 'curve'" in refused(tmp_path, 'del config["curve"]')
   assert 'config.augmentations.a.where: unknown key' in refused(
       tmp_path, 'config.augmentations.a = dict(where="x")')
+
+
+def test_classes_may_be_the_minority(tmp_path):
+  spec, minority = 'configs/fmnist_rare.py', '--config.minority=Bag,Shirt'
+  config = config_file.load(str(ROOT / spec), [minority])
+  assert config['selectors']['representatives']['classes'] == ['Bag', 'Shirt']
+  assert config['arms'][-1]['classes'] == ['Bag', 'Shirt']
+  with pytest.raises(errors.InputError, match=(
+      r'config\.minority: empty; expected names of classes, for config\.'
+      r"selectors\.representatives\.classes is 'minority'")):
+    config_file.load(str(ROOT / spec), ['--config.minority=()'])

@@ -101,7 +101,8 @@ def test_selectors_that_leave_nothing_are_one_line(tmp_path):
     return {'wrong': labels == 2}
   with pytest.raises(errors.InputError, match=(
       r'^config\.pools\.p\.selectors: selectors keep too few images \(parity '
-      r'\d+ of \d+, all \d+ of \d+\): 4 of a class are missing after \d+\.$'
+      r'\d+ of \d+, \d+ odd, \d+ dark, all \d+ of \d+, \d+ wrong\): 4 of '
+      r'a class are missing after \d+\.$'
       )) as e:
     _run(tmp_path, [4, 4, 4], {'parity': _odd, 'all': all_})
   assert e.value.failure and '\n' not in str(e.value)

@@ -844,6 +844,24 @@ def terminal(results, width):
   return console.file.getvalue()
 
 
+def test_the_minority_stands_beside_the_verdict():
+  results = sample(arms=3, classifiers=1)
+  results['config'] |= {'metric': 'error', 'minority': ['class1', 'class2']}
+  for row in results['classifiers']['net0']['arms'].values():
+    row['metrics']['minority_accuracy'] = {
+        'label': 'minority accuracy', 'percent': True, 'mean': 0.3217,
+        'lower_is_better': False, 'std': 0.0456, 'n': 5, 'values': []}
+  text = terminal(results, 80)
+  assert text.count('min. 32.17') == 3
+  assert 'min.: accuracy on class1, class2 alone' in text
+  html = page.render(results, page.Pictures())
+  section = html[html.index('<section id="verdicts">'):].split('</section>')[0]
+  assert section.count('32.17 ± 4.56') == 3
+  assert 'on class1, class2 alone' in ' '.join(section.split())
+  results['config']['minority'] = []
+  assert 'min.' not in terminal(results, 80)
+
+
 def test_verdict_table():
   results = sample(arms=3, classifiers=2)
   arms = results['classifiers']['net1']['arms']

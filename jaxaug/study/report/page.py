@@ -51,6 +51,7 @@ def render(results: dict, shown: Pictures) -> str:
   with figures.style():
     return template.render(
         r=results, level=words.level(alpha), cautions=words.cautions(results),
+        minority=words.minority(results),
         budget=words.BUDGETS.get(results['config'].get('budget')),
         published=published(results.get('published', ())),
         qualities={name: pool['quality']

@@ -19,6 +19,10 @@ def verdict_table(results: dict):
       caption=f'Difference of the test {first["label"]} to the baseline, or '
               f'the arm named{unit} with its {words.level(results["alpha"])} '
               f'interval; {words.better(first)} is better; p after Holm.')
+  minority = words.minority(results)
+  if minority:
+    out.caption += ('\nmin.: accuracy on ' + ', '.join(minority) +
+                    ' alone, which was not tested.')
   out.add_column('arm', overflow='fold', min_width=12)
   for column in ('real +\nsynthetic', measure, 'difference', 'p'):
     out.add_column(column, justify='right', no_wrap=True)
@@ -28,7 +32,7 @@ def verdict_table(results: dict):
     out.add_row(text.Text(name, 'bold'))
     for arm, row in classifier['arms'].items():
       # As Text: a name may hold what rich takes for markup.
-      *cells, verdict = _cells(arm, row, classifier)
+      *cells, verdict = _cells(arm, row, classifier, bool(minority))
       out.add_row(*map(text.Text, cells),
                   text.Text(verdict, _STYLES.get(verdict, '')))
     for arm, entry in classifier['missing'].items():
@@ -41,7 +45,8 @@ def verdict_table(results: dict):
   return out
 
 
-def _cells(arm: str, row: dict, classifier: dict) -> tuple[str, ...]:
+def _cells(arm: str, row: dict, classifier: dict,
+           minority: bool) -> tuple[str, ...]:
   """Returns what stands in an arm's row of the table."""
   name, difference, p = f' {arm}', '', ''
   if other := words.rival(row, classifier):
@@ -49,6 +54,10 @@ def _cells(arm: str, row: dict, classifier: dict) -> tuple[str, ...]:
   mean = words.number(row['mean'], classifier)
   if row['std'] is not None:
     mean += f'\n± {words.number(row["std"], classifier)}'
+  mean += f' ({row["n"]})'
+  if minority:
+    alone = row['metrics']['minority_accuracy']
+    mean += f'\nmin. {words.number(alone["mean"], alone)}'
   if row['difference'] is not None:
     difference = words.change(row['difference'], classifier)
     p = words.p_value(row['p_corrected'])
@@ -56,4 +65,4 @@ def _cells(arm: str, row: dict, classifier: dict) -> tuple[str, ...]:
       difference += (f'\n[{words.change(row["low"], classifier)}, '
                      f'{words.change(row["high"], classifier)}]')
   return (name, f'{row["real"]:,}\n+ {row["synthetic"]:,}',
-          f'{mean} ({row["n"]})', difference, p, row['verdict'])
+          mean, difference, p, row['verdict'])

@@ -30,6 +30,14 @@ def number(value, of: dict) -> str:
   return f'{value:.4f}'
 
 
+def minority(results: dict) -> tuple[str, ...]:
+  """Returns the classes whose own accuracy stands beside the study's metric."""
+  config = results['config']
+  if config.get('metric') == 'minority_accuracy':
+    return ()
+  return tuple(map(str, config.get('minority') or ()))
+
+
 def change(value, of: dict) -> str:
   """Returns a signed difference, in percentage points for shares."""
   if value is None:

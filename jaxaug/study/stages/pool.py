@@ -199,8 +199,10 @@ def _draws(source: Source, classes, batch_size: int, seed: int, name: str):
 
 def _too_few(name, steps, missing, drawn: int) -> errors.InputError:
   """Says which selectors keep too little."""
-  shares = ', '.join(f'{step["selector"]} {step["kept"]} of {step["seen"]}'
-                     for step in steps)
+  shares = ', '.join(
+      f'{step["selector"]} {step["kept"]} of {step["seen"]}' + ''.join(
+          f', {count} {reason}' for reason, count in step['reasons'].items()
+          if count) for step in steps)
   why = (f'selectors keep too few images ({shares}): {max(missing)} of a class '
          f'are missing after {drawn}')
   return errors.InputError(f'config.pools.{name}.selectors: {why}.',
