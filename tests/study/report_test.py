@@ -808,11 +808,16 @@ def test_models_of_one_image_each():
           'error of 0.0625 to 0.25') in check(results).words
 
 
-def test_representatives_are_shown():
+def test_representatives_are_shown_whole_with_their_classes():
   image = np.zeros((62, 152, 1), np.uint8)
-  text = page.render(sample(), page.Pictures(
-      {'cgan': grid()}, representatives={'koala': image}))
+  results = sample(classes=40)
+  results['config']['selectors'] = {'koala': {'classes': [7, 'class2']}}
+  text = page.render(results, page.Pictures(
+      {'cgan': grid(classes=40)}, representatives={'koala': image}))
   assert 'Training images picked by koala' in text
+  assert 'koala: class2, class7' in ' '.join(text.split())
+  found, = re.findall(r'class="grid" src="([^"]+)', text)
+  assert found == pictures.first_rows(image, 2)
   assert 'Representatives' not in plain().text
 
 

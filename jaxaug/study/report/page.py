@@ -66,10 +66,14 @@ def render(results: dict, shown: Pictures) -> str:
         pictures={'strips': pictures.strips(shown.grids),
                   'classes': {name: list(grid[2])
                               for name, grid in shown.grids.items()},
-                  'closest': pictures.closest(shown.pairs)} | {
-                      kind: {name: pictures.first_rows(grid, classes)
-                             for name, grid in getattr(shown, kind).items()}
-                      for kind in ('interpolations', 'representatives')})
+                  'closest': pictures.closest(shown.pairs),
+                  'interpolations': {
+                      name: pictures.first_rows(grid, classes)
+                      for name, grid in shown.interpolations.items()},
+                  'representatives': {
+                      name: (words.selected(results, name), pictures.first_rows(
+                          grid, len(words.selected(results, name))))
+                      for name, grid in shown.representatives.items()}})
 
 
 @functools.cache
@@ -89,8 +93,8 @@ def _environment():
   environment.globals |= {
       'rival': words.rival, 'images': words.images, 'by_class': by_class,
       'collapse': collapse.words, 'heatmap': pictures.heatmap,
-      'matrix_classes': MATRIX_CLASSES, 'class_cells': CLASS_CELLS,
-      'min_runs': stats.MIN_RUNS}
+      'grid_rows': pictures.GRID_ROWS, 'matrix_classes': MATRIX_CLASSES,
+      'class_cells': CLASS_CELLS, 'min_runs': stats.MIN_RUNS}
   return environment
 
 

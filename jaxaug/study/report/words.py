@@ -38,6 +38,14 @@ def minority(results: dict) -> tuple[str, ...]:
   return tuple(map(str, config.get('minority') or ()))
 
 
+def selected(results: dict, name: str) -> list[str]:
+  """Returns the classes that a selector of a config looks at."""
+  block = results['config'].get('selectors', {}).get(name, {})
+  given = block.get('classes') or ()
+  return [each for k, each in enumerate(results['data']['class_names'])
+          if not given or each in given or k in given]
+
+
 def change(value, of: dict) -> str:
   """Returns a signed difference, in percentage points for shares."""
   if value is None:
