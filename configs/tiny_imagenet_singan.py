@@ -17,7 +17,7 @@ generator.
 
 `:cpu` is half of the image's sides, a quarter of MobileNet's width and a tenth
 of its epochs, four scales of 250 steps: see `study` and `get_config`. 2 CPU
-cores: `:cpu` about half an hour.
+cores: `:cpu` about half an hour. `:smoke` is of the embedded images.
 """
 from configs import common, recipes
 

@@ -94,7 +94,7 @@ def check(function, given, where: str, also=()):
   known = arguments(function)
   for key in given:
     if key not in known:
-      every = [*also, *known]
+      every = list(dict.fromkeys([*also, *known]))
       raise errors.InputError(
           f'{where}.{key}: unknown key; expected one of {", ".join(every)}.'
           f'{errors.nearest(key, every)}')

@@ -206,7 +206,7 @@ def _complete(config: dict, given: dict):
     own = sections.BLOCKS[section]
     for extra in set(block) - {*takes, *own}:
       if not kind or f'{where}.{key}' not in given:
-        sections.check_key(where, extra, [*own, *takes])
+        sections.check_key(where, extra, list(dict.fromkeys([*own, *takes])))
       del block[extra]
     takes |= {k: v for k, v in sections.DEFAULTS.items() if k in own}
     for argument, default in takes.items():
