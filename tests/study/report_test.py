@@ -902,3 +902,11 @@ def test_number(value, of, want):
     (.00001, '<0.0001'), (.00123, '0.0012'), (.0499, '0.0499'), (1., '1.000')])
 def test_p_value(value, want):
   assert words.p_value(value) == want
+
+
+def test_weights_are_said_to_be_chosen_where_they_were():
+  results = sample()
+  said = 'Of generators with a curve'
+  assert said in page.render(results, page.Pictures())
+  results['generators']['cgan'] |= {'curve': None, 'choice': []}
+  assert said not in page.render(results, page.Pictures())
