@@ -351,6 +351,7 @@ def _dtypes(tree):
   return jax.tree.map(lambda x: x.dtype, tree)
 
 
+@pytest.mark.slow
 @_with_dtype('generators')
 def test_generator_computes_alike_in_half_precision(name):
   """Images and losses of one step; weights and averages stay float32."""
