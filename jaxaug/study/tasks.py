@@ -165,7 +165,7 @@ def of_training(net: fit.Network, fold: Fold, runs: int = 1) -> Size:
   return Size(weights + predictions, checkpoint.room(runs * state))
 
 
-@functools.lru_cache(2)
+@functools.lru_cache(8)  # Each selector may have one of its own.
 def extractor(name, weights, batch_size, devices,
               where: str = 'config.evaluation') -> features.FeatureExtractor:
   """Returns a frozen network on the devices; `where` the config names it."""
