@@ -89,6 +89,13 @@ def one_of(name: str, value, known):
                      f'{", ".join(map(str, known))}.{nearest(value, known)}')
 
 
+def once(name: str, values, same=None):
+  """Raises InputError if a value stands twice; `same`: what they stand for."""
+  same = values if same is None else same
+  if len(set(same)) < len(same):
+    raise InputError(f'{name}: {tuple(values)}; expected each once.')
+
+
 def between(name: str, value, low, high, *, below: bool = False):
   """Raises InputError unless `value` is a number from `low` to `high`.
 

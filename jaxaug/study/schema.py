@@ -118,8 +118,7 @@ def _check_selectors(config: dict, names, where: str):
   known = [*config['selectors'], *registry.names('selectors')]
   for name in names:
     _named(name, known, where, 'selector')
-  if len(set(names)) < len(names):
-    raise errors.InputError(f'{where}: {tuple(names)}; expected each once.')
+  errors.once(where, names)
 
 
 def _check_blocks(config: dict):
@@ -200,9 +199,7 @@ def check(config: dict):
                 ('auto', 'yes', 'no'))
   errors.one_of('config.budget', config['budget'], budget.BUDGETS)
   errors.between('config.audit.max_leaks', config['audit']['max_leaks'], 0, 1)
-  if len(set(config['minority'])) < len(config['minority']):
-    raise errors.InputError(
-        f'config.minority: {tuple(config["minority"])}; expected each once.')
+  errors.once('config.minority', config['minority'])
   if not 0 < config['alpha'] < 1:
     raise errors.InputError(
         f'config.alpha: {config["alpha"]}; expected more than 0, below 1.')

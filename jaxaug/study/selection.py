@@ -126,8 +126,7 @@ def numbers(classes, class_names, where: str) -> tuple[int, ...]:
           f'{where}: {each!r} is no class; expected some of '
           f'{", ".join(class_names[:20])}.'
           f'{errors.nearest(str(each), class_names)}')
-  if len(set(out)) < len(out):
-    raise errors.InputError(f'{where}: {tuple(classes)}; expected each once.')
+  errors.once(where, classes or (), out)
   return tuple(out)
 
 
