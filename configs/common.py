@@ -24,7 +24,7 @@ def base() -> config_dict.ConfigDict:
 
   config.data = _section()
   config.data.source = 'fashion_mnist_small'  # A file of data/datasets/.
-  config.data.path = None           # folder, npz: where it lies.
+  config.data.path = None           # Files: where they lie.
   config.data.name = None           # tfds: the set's name.
   config.data.resize = None         # Pixels, or (height, width).
   config.data.crop = None           # Central crop before it, likewise.
@@ -37,19 +37,28 @@ def base() -> config_dict.ConfigDict:
   config.data.folds = None          # Cross-validation: the number of folds.
   config.data.fold = None           # Only the one that is the test.
   config.data.allow_overlap = False  # Accept test images in train.
+  config.data.allow_contradictions = False  # And equal images of two classes.
+  config.data.alpha = None          # Files: transparent parts on 'white' or
+                                    # 'black', or 'drop'; they are refused.
+  config.data.depth = None          # Files: 16 bits to 8 by 'scale'; refused.
+  config.data.ignore = None         # folder, zip: names to leave out: '*.heic'.
   config.data.data_dir = None       # tfds: where sets are prepared.
   config.data.cache_dir = None      # tfds: where decoded ones are kept.
   config.data.train_split = None    # tfds: its training split; 'train'.
   config.data.test_split = None     # tfds: its test split; 'test'.
   config.data.validation_split = None  # tfds: its validation split; none.
-  config.data.image_key = None      # tfds: the feature of images; 'image'.
-  config.data.label_key = None      # tfds: the feature of labels; 'label'.
-  config.data.train_images = None   # npz: the array of images; 'x_train'.
-  config.data.train_labels = None   # npz: the array of labels; 'y_train'.
-  config.data.test_images = None    # npz: of the test images; 'x_test'.
-  config.data.test_labels = None    # npz: of the test labels; 'y_test'.
-  config.data.val_images = None     # npz: of validation images; 'x_val'.
-  config.data.val_labels = None     # npz: of validation labels; 'y_val'.
+  config.data.image_key = None      # tfds, parquet: what has the images.
+  config.data.label_key = None      # tfds, parquet: what has the labels.
+  config.data.file_column = None    # csv: the column of files; 'file_name', ...
+  config.data.label_column = None   # csv: of labels; 'label', 'class', ...
+  config.data.split_column = None   # csv: of splits; 'split', ...
+  config.data.train_images = None   # npz: the array of images; x_train, ...
+  config.data.train_labels = None   # npz: the array of labels; y_train, ...
+  config.data.test_images = None    # npz: of the test images; x_test, ...
+  config.data.test_labels = None    # npz: of the test labels; y_test, ...
+  config.data.val_images = None     # npz: of validation images; x_val, ...
+  config.data.val_labels = None     # npz: of validation labels; y_val, ...
+  config.data.range = None          # npz: black and white of floats: (-1, 1).
   config.data.names_key = None      # npz: of class names; 'class_names'.
   config.data.train_index = None    # npz: of places in a larger set.
   config.data.test_index = None     # npz: likewise.

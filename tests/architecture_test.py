@@ -163,7 +163,9 @@ def test_no_inheritance_and_no_drawer_for_everything(path):
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.ClassDef):
       names = {ast.unparse(base).split('.')[-1] for base in node.bases}
-      assert names and names <= bases, f'{node.name}({", ".join(names)})'
+      # Numpy wants an object of what looks like an array.
+      assert names and names <= bases or node.name == 'Files', (
+          f'{node.name}({", ".join(names)})')
   assert path.stem not in ('utils', 'util', 'helpers', 'common', 'misc')
 
 

@@ -474,7 +474,7 @@ def test_source_that_needs_nothing(name):
   classes = len(dataset.class_names)
   assert len(set(dataset.class_names)) == classes > 1
   assert dataset.train is not None
-  for split in dataset[2:]:
+  for split in (dataset.train, dataset.validation, dataset.test):
     if split is None:
       continue
     n, height, width, channels = split.images.shape

@@ -38,12 +38,20 @@ class Split(typing.NamedTuple):
 
 
 class Dataset(typing.NamedTuple):
-  """What a source gives; splits that the source does not have are None."""
+  """What a source gives; splits that the source does not have are None.
+
+  about: what a reader should know of how it was read, a JSON value: 'sizes' and
+    'modes' of the images as they were and 'ignored' files, each with how many,
+    and 'notes'; any of it.
+  names: split -> what each image is called; {} where they have no names.
+  """
   name: str
   class_names: tuple[str, ...]
   train: Split
   validation: Split | None = None
   test: Split | None = None
+  about: dict = {}
+  names: dict = {}
 
 
 class Net(typing.NamedTuple):

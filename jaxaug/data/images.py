@@ -3,111 +3,210 @@ import collections
 import contextlib
 import functools
 import hashlib
+import io
 import math
 import os
-import warnings
+import typing
 
 import numpy as np
 
 from jaxaug.core import errors, memory
 
-# Pillow's modes, as a person would say what is wrong with the file.
-_REFUSED = {
-    '1': 'a 1-bit image', 'P': 'a palette image', 'PA': 'a palette image',
-    'LA': 'an image with an alpha channel', 'CMYK': 'a CMYK image',
-    'RGBA': 'an image with an alpha channel', 'I': 'a 16- or 32-bit image',
-    'I;16': 'a 16-bit image', 'I;16B': 'a 16-bit image'}
 # Of the files that are taken for images in a folder.
-ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
-_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP')
-_ORIENTATION = 0x112  # Its number in EXIF.
+ENDINGS = ('.png', '.jpg', '.jpeg', '.jfif', '.webp', '.bmp', '.gif', '.tif',
+           '.tiff', '.ppm', '.pgm')
+_FORMATS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')
+LARGEST = 100_000_000  # Pixels; more is a mistake, or an attack.
+_ORIENTATION = 0x112   # Its number in EXIF.
 # What Pillow calls the parts of a header in which that may stand.
 _METADATA = {'exif', 'Raw profile type exif', 'xmp', 'XML:com.adobe.xmp'}
+# Pillow's modes that become grey or RGB as they are, and what they are called.
+_MODES = {'L': 'grey', 'RGB': 'RGB', '1': '1-bit', 'P': 'palette',
+          'CMYK': 'CMYK', 'YCbCr': 'YCbCr'}
+# And those that a word of the user decides about.
+_ALPHA = ('LA', 'RGBA', 'PA', 'La', 'RGBa')
+_DEEP = ('I;16', 'I;16L', 'I;16B', 'I;16N')
+ALPHAS = {'refuse': None, 'white': 255, 'black': 0, 'drop': None}
+DEPTHS = ('refuse', 'scale')
 
 
-def decode(path) -> np.ndarray:
-  """Reads one PNG, JPEG, WebP or BMP file completely.
+class Look(typing.NamedTuple):
+  """What the header of an image file says.
 
-  A photo's EXIF orientation is applied, so that up is up.
+  height, width, channels: as `decode` gives it.
+  mode: what it is, in words, such as 'RGB' or 'palette'.
+  wrong: why `decode` refuses it, such as 'an image with transparent parts', or
+  ''. option: what a user can say to have it taken all the same, or ''.
+  """
+  height: int
+  width: int
+  channels: int
+  mode: str
+  wrong: str = ''
+  option: str = ''
+
+
+class _Wrong(Exception):
+  """Why a file is not taken, and the option that would change that, or ''."""
+
+
+def refusal(name, wrong: str, option: str) -> errors.InputError:
+  """Says why a file is not taken; see Look."""
+  more = f', or {option}' if option else ''
+  return errors.InputError(
+      f'{name}: {wrong}; expected an 8-bit grey or RGB image{more}.')
+
+
+def decode(file, alpha: str = 'refuse', depth: str = 'refuse',
+           name: str = '') -> np.ndarray:
+  """Reads one image file completely, of any of ENDINGS.
+
+  A photo's EXIF orientation is applied, so that up is up. Of an animated GIF it
+  is the first picture.
+
+  Args:
+    file: a path, or the file's bytes.
+    alpha: what becomes of a transparent image: 'refuse'; 'white' or 'black'
+      behind it; 'drop', its colours as they stand there.
+    depth: of one of 16 bits a channel: 'refuse'; 'scale', their higher 8 bits.
+    name: of bytes, for errors.
 
   Returns:
-    uint8 [H, W, C]: C is 1 for 8-bit grey, 3 for 8-bit RGB.
+    uint8 [H, W, C]: C is 1 for what is grey, else 3.
 
   Raises:
-    InputError: the file is missing, damaged, or of another kind (16-bit,
-      palette, CMYK, alpha, animated).
+    InputError: the file is missing, damaged, larger than 100 megapixels, or of
+      another kind (transparent or 16-bit without a word of that, 32-bit,
+      animated but no GIF).
   """
   from PIL import ImageOps
-  with _opened(path, whole=True) as image:
-    pixels = np.array(ImageOps.exif_transpose(image))
+  try:
+    with _opened(file, alpha, depth, whole=True) as image:
+      target = _target(image)
+      image = ImageOps.exif_transpose(image)
+      if image.mode in _DEEP:
+        return (np.array(image) >> 8).astype(np.uint8)[..., None]
+      if _transparent(image):
+        image = _opaque(image, ALPHAS[alpha])
+      pixels = np.array(image if image.mode == target else image.convert(
+          target))
+  except _Wrong as e:
+    raise refusal(name or file, *e.args) from None
   return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def shape(path) -> tuple[int, int, int]:
-  """Returns the (H, W, C) that `decode` gives, by the file's header alone.
+def look(file, alpha: str = 'refuse', depth: str = 'refuse') -> Look:
+  """Returns what `decode` gives, or why it refuses, by the header alone.
 
-  Raises:
-    InputError: as `decode`, but for what is damaged behind the header.
+  What is damaged behind the header is not seen.
   """
-  with _opened(path) as image:
-    height, width = image.height, image.width
-    # Of a PNG without metadata Pillow would decode all to look for some.
-    if image.format != 'PNG' or _METADATA & image.info.keys():
-      if image.getexif().get(_ORIENTATION, 1) > 4:  # To be turned on its side.
-        height, width = width, height
-    return height, width, len(image.getbands())
+  try:
+    with _opened(file, alpha, depth) as image:
+      height, width = image.height, image.width
+      # Of a PNG without metadata Pillow would decode all to look for some; a
+      # TIFF it has turned already.
+      if image.format != 'TIFF' and (
+          image.format != 'PNG' or _METADATA & image.info.keys()):
+        if image.getexif().get(_ORIENTATION, 1) > 4:  # Turned on its side.
+          height, width = width, height
+      mode = ('16-bit' if _deep(image) else 'transparent'
+              if _transparent(image) else _MODES[image.mode])
+      if getattr(image, 'is_animated', False) and image.format == 'GIF':
+        mode = 'animated GIF, its first picture'
+      return Look(height, width, {'L': 1, 'RGB': 3}[_target(image)], mode)
+  except _Wrong as e:
+    return Look(0, 0, 1, '', *e.args)
 
 
 @functools.cache
 def _pillow():
   from PIL import Image
-  # We look at sizes ourselves; a warning would stand before our line.
-  warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+  Image.MAX_IMAGE_PIXELS = None  # We look at sizes ourselves, and say a line.
   return Image
 
 
 @contextlib.contextmanager
-def _opened(path, whole: bool = False):
-  """Yields an image file, opened by Pillow; all that is wrong is one line.
+def _opened(file, alpha: str, depth: str, whole: bool = False):
+  """Yields an image file, opened by Pillow; all that is wrong is a _Wrong.
 
   `whole`: its checksums are looked at, where it has some.
   """
   from PIL import UnidentifiedImageError
-  Image = _pillow()
+  Image, option = _pillow(), ''
+  def source():
+    return io.BytesIO(file) if isinstance(file, bytes) else file
   try:
     if whole:  # Pillow decodes a PNG without a look at them.
-      with Image.open(path, formats=_FORMATS) as image:
-        if image.format == 'PNG':
+      with Image.open(source(), formats=_FORMATS) as image:
+        if image.format == 'PNG' and image.width * image.height <= LARGEST:
           image.verify()
-    with Image.open(path, formats=_FORMATS) as image:
-      wrong = _refusal(image)
+    with Image.open(source(), formats=_FORMATS) as image:
+      wrong, option = _refusal(image, alpha, depth)
       if not wrong:
         yield image
   except UnidentifiedImageError:
-    wrong = 'damaged, or not a PNG, JPEG, WebP or BMP image'
+    known = ', '.join(_FORMATS[:-1])
+    wrong = f'damaged, or none of {known} and {_FORMATS[-1]}'
   except FileNotFoundError:
     wrong = 'there is no such file'
   except Exception as e:  # Pillow raises a dozen kinds for damaged files.
     first_line = (str(e) or type(e).__name__).splitlines()[0]
     wrong = f'cannot be decoded ({first_line})'
   if wrong:
-    raise errors.InputError(
-        f'{path}: {wrong}; expected an 8-bit grey or RGB image.')
+    raise _Wrong(wrong, option)
 
 
-def _refusal(image) -> str:
-  """Says why an opened Pillow image cannot be used, or ''."""
-  if 'transparency' in image.info and image.mode in ('L', 'RGB'):
-    return 'an image with a transparent colour'
-  if image.mode not in ('L', 'RGB'):
-    return _REFUSED.get(image.mode, f'an image in mode {image.mode}')
-  # Pillow would quietly cut 16-bit RGB down to 8 bits.
-  if image.format == 'PNG' and image.tile and '16' in str(image.tile[0][3]):
-    return 'a 16-bit image'
+def _refusal(image, alpha: str, depth: str) -> tuple[str, str]:
+  """Says why an opened Pillow image is not taken, or '', and which option."""
+  if image.width * image.height > LARGEST:
+    return (f'an image of {image.height}x{image.width} pixels, above '
+            f'{LARGEST // 10**6} megapixels'), ''
+  if _deep(image) and depth == 'refuse':
+    return 'an image of 16 bits a channel', "config.data.depth='scale'"
+  if _transparent(image) and alpha == 'refuse':
+    return ('an image with transparent parts',
+            "config.data.alpha='white', 'black' or 'drop'")
+  if not (image.mode in _MODES or _transparent(image) or _deep(image)):
+    return {'I': 'a 32-bit image', 'F': 'a 32-bit image'}.get(
+        image.mode, f'an image in mode {image.mode}'), ''
   # A phone's JPEG may carry a thumbnail or gain map as a second frame (MPO).
-  if getattr(image, 'is_animated', False) and image.format != 'MPO':
-    return 'an animated image'
-  return ''
+  if getattr(image, 'is_animated', False) and image.format not in (
+      'MPO', 'GIF'):
+    return 'an animated image, or one of several pages', ''
+  return '', ''
+
+
+def _deep(image) -> bool:
+  """Whether an opened image has 16 bits a channel."""
+  if image.mode in _DEEP:
+    return True
+  # Of RGB Pillow quietly takes the higher 8; how it is stored, its tile says.
+  if image.format not in ('PNG', 'TIFF') or not image.tile:
+    return False
+  how = image.tile[0][3]
+  return '16' in str(how[0] if isinstance(how, tuple) else how)
+
+
+def _transparent(image) -> bool:
+  return image.mode in _ALPHA or 'transparency' in image.info
+
+
+def _target(image) -> str:
+  """Returns 'L' for what is grey, else 'RGB'."""
+  if image.mode == 'P':
+    palette = np.array(image.getpalette('RGB')).reshape(-1, 3)
+    return 'L' if (palette == palette[:, :1]).all() else 'RGB'
+  grey = image.mode in ('L', 'LA', 'La', '1') or image.mode in _DEEP
+  return 'L' if grey else 'RGB'
+
+
+def _opaque(image, behind: int | None):
+  """Returns an image without its transparency: on a grey, or as it stands."""
+  Image, image = _pillow(), image.convert('RGBA')
+  if behind is None:
+    return image.convert('RGB')
+  ground = Image.new('RGBA', image.size, (behind,) * 3 + (255,))
+  return Image.alpha_composite(ground, image).convert('RGB')
 
 
 def pair(value, where: str) -> tuple[int, int]:
@@ -241,37 +340,6 @@ def fit_all(images, resize=None, crop=None,
   for row, image in zip(stacked, kept, strict=True):
     row[:] = image
   return stacked
-
-
-def from_array(array: np.ndarray, where: str) -> np.ndarray:
-  """Returns images of someone else's array as uint8 [N, H, W, C].
-
-  Args:
-    array: whole numbers or floats [N, H, W] or [N, H, W, C] with C 1 or 3;
-      floats are in [0, 1] or [0, 255].
-    where: the array's name for the error.
-
-  Raises:
-    InputError: another shape or type, values out of range, or no image.
-  """
-  if array.ndim == 3:
-    array = array[..., None]
-  if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
-    raise errors.InputError(
-        f'{where}: shape {list(array.shape)}; expected [N, H, W] or '
-        '[N, H, W, C] with C 1 or 3, and at least one image.')
-  if array.dtype == np.uint8:
-    return array
-  if array.dtype.kind not in 'uif':
-    raise errors.InputError(
-        f'{where}: {array.dtype}; expected uint8, or floats in [0, 1].')
-  low, high = array.min(), array.max()  # Either is NaN if a pixel is.
-  if not (low >= 0 and high <= 255):
-    found = ('NaN' if np.isnan(low) else f'values from {low} to {high}')
-    raise errors.InputError(
-        f'{where}: {found}; expected uint8, or floats in [0, 1] or [0, 255].')
-  scale = 255 if array.dtype.kind == 'f' and high <= 1 else 1
-  return np.rint(array * scale).astype(np.uint8)
 
 
 def grid(images: np.ndarray, columns: int, pad: int = 2) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Folders of images and labels in arrays, as people bring them: checked.
+"""Image files with labels, as people bring them: checked, and read when asked.
 
-Studies and `evaluate` read through this. `where` is in all errors what the
-user called the set by: the key of a config, or an argument of the command.
+Studies, pools and `evaluate` read through this. `where` is in all errors what
+the user called the set by: the key of a config, or an argument of the command.
 """
 import collections
 import concurrent.futures
@@ -11,205 +11,249 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors
-from jaxaug.data import images
+from jaxaug.core import errors, types
+from jaxaug.data import images, layout
 
 
-class Found(typing.NamedTuple):
-  """The image files of a folder.
+class How(typing.NamedTuple):
+  """How image files become arrays: see `how`."""
+  resize: int | tuple | None = None
+  crop: int | str | tuple | None = None
+  alpha: str = 'refuse'
+  depth: str = 'refuse'
 
-  files: of one class after another, sorted within each.
-  labels: int32 [N]; None where the files lie in the folder itself.
-  class_names: the sorted names of the class folders; None likewise.
+
+def how(*, resize: int | tuple | None = None,
+        crop: int | str | tuple | None = None, alpha: str = 'refuse',
+        depth: str = 'refuse') -> How:
+  """Returns how images are read, checked; what every source of files takes.
+
+  Args:
+    resize, crop: as in images.fit; needed if the images differ in size.
+    alpha: what becomes of images with transparent parts: 'refuse', 'white' or
+      'black' behind them, or 'drop', their colours as they stand there.
+    depth: of images of 16 bits a channel: 'refuse', or 'scale', their higher 8.
+
+  Raises:
+    InputError: another word.
   """
-  files: list[pathlib.Path]
-  labels: np.ndarray | None
-  class_names: tuple[str, ...] | None
+  errors.one_of('config.data.alpha', alpha, images.ALPHAS)
+  errors.one_of('config.data.depth', depth, images.DEPTHS)
+  return How(resize, crop, alpha, depth)
 
 
-def folders(root: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders in a folder, sorted, without hidden ones."""
-  return sorted(f for f in root.iterdir()
-                if f.is_dir() and not f.name.startswith('.'))
+class Files:
+  """Image files that look like an array uint8 [N, H, W, C].
+
+  Places in brackets, a slice or an array, decode those images; `take` names
+  some of them, and reads nothing.
+  """
+  dtype, ndim = np.dtype(np.uint8), 4
+
+  def __init__(self, names, files, size: tuple[int, int, int], how: How):
+    self.names, self.files, self.size, self.how = names, files, size, how
+
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """As of an array."""
+    return (len(self.files), *self.size)
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def take(self, rows) -> 'Files':
+    """Returns the images at some places, unread."""
+    return Files([self.names[i] for i in rows], [self.files[i] for i in rows],
+                 self.size, self.how)
+
+  def encoded(self):
+    """Yields the bytes of the files, one after the other."""
+    for each in self.files:
+      yield each() if callable(each) else pathlib.Path(each).read_bytes()
+
+  def __getitem__(self, rows) -> np.ndarray:
+    if np.ndim(rows) == 0 and not isinstance(rows, slice):
+      return self._one(rows)
+    every = np.arange(len(self))[rows]
+    out = np.empty((len(every), *self.size), np.uint8)
+    for row, image in zip(out, _each(self._one, every), strict=True):
+      row[:] = image
+    return out
+
+  def _one(self, i) -> np.ndarray:
+    """Decodes one; InputError for what is damaged, or not as its header said.
+    """
+    name, how = _called(self.names[i], self.files[i]), self.how
+    image = images.fit(
+        images.decode(_opened(self.files[i]), how.alpha, how.depth, name),
+        how.resize, how.crop, name)
+    if image.shape[:2] != self.size[:2] or image.shape[2] not in (
+        1, self.size[2]):
+      raise errors.InputError(
+          f'{name}: is {list(image.shape)}, but its header said '
+          f'{list(self.size)}; expected a file that nobody changes, without '
+          'metadata behind its pixels.')
+    return image
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    images.check_size(len(self), self.size, self.names[0] if self.names else '')
+    return self[:]
+
+
+def _called(name: str, file) -> str:
+  """Returns what errors call a file: its path, if it has one."""
+  return name if callable(file) else str(file)
+
+
+def _opened(file):
+  """Returns a path, or the bytes of what is no file of its own."""
+  return file() if callable(file) else file
+
+
+def _each(function, values):
+  """Yields function(value) in order; Pillow decodes outside Python's lock."""
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    try:
+      yield from pool.map(function, values)
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def take(some, rows):
+  """Returns the rows of an array, or of Files without a look at them."""
+  return some.take(rows) if isinstance(some, Files) else some[rows]
 
 
 def folder(path, where: str) -> pathlib.Path:
   """Returns a folder, `~` expanded; InputError where there is none."""
   root = pathlib.Path(os.path.expanduser(path))
   if not str(path) or not root.is_dir():
-    near = folders(root.parent) if root.parent.is_dir() else ()
+    near = ([f.name for f in root.parent.iterdir() if f.is_dir()]
+            if root.parent.is_dir() else ())
     raise errors.InputError(
         f'{where}: there is no folder {str(path)!r}.'
-        f'{errors.nearest(root.name, [f.name for f in near])}')
+        f'{errors.nearest(root.name, near)}')
   return root
 
 
-def find(root: pathlib.Path, where: str, flat: bool = False) -> Found:
-  """Finds the images of a folder: in one folder for each class.
-
-  Hidden files and files with other endings are left out.
-
-  Args:
-    root: the folder; it is there.
-    where: what the user called it by.
-    flat: whether the images may also lie in `root` itself, without classes.
-
-  Raises:
-    InputError: no classes, one without images, or images beside the classes.
-  """
-  classes = {f.name: _files(f) for f in folders(root)}
-  loose, endings = _files(root), ', '.join(images.ENDINGS)
-  if loose and any(classes.values()):
-    name = next(name for name, files in classes.items() if files)
+def file(path, where: str) -> pathlib.Path:
+  """Returns a file, `~` expanded; InputError where there is none."""
+  found = pathlib.Path(os.path.expanduser(path))
+  if not str(path) or not found.is_file():
+    near = ([f.name for f in found.parent.iterdir()]
+            if found.parent.is_dir() else ())
     raise errors.InputError(
-        f'{where}: {root} holds images ({loose[0].name}) and also folders of '
-        f'images ({name}/); expected one of the two.')
-  if loose and flat:
-    return Found(loose, None, None)
-  if not classes and flat:
-    raise errors.InputError(
-        f'{where}: {root} holds no image; expected {endings} files in it or in '
-        'one folder for each class.')
-  if not classes:
-    only = ', only loose files' if any(root.iterdir()) else ''
-    raise errors.InputError(
-        f'{where}: {root} has no class folders{only}; expected one folder of '
-        'images for each class.')
-  for name, files in classes.items():
-    if not files:
-      mean = f' Perhaps {root / name} is meant?' if folders(root / name) else ''
-      raise errors.InputError(
-          f'{where}: class folder {root / name} holds no image; expected '
-          f'{endings} files directly in it.{mean}')
-  counts = [len(files) for files in classes.values()]
-  return Found([f for files in classes.values() for f in files],
-               np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-               tuple(classes))
+        f'{where}: there is no file {str(path)!r}.'
+        f'{errors.nearest(found.name, near)}')
+  return found
 
 
-def _files(root: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(f for f in root.iterdir() if f.name[0] != '.'
-                and f.suffix.lower() in images.ENDINGS and f.is_file())
-
-
-def shape(files, resize=None, crop=None, **words) -> tuple[int, int, int]:
-  """Returns the (H, W, C) of all files once they are fitted, by their headers.
+def dataset(name: str, parts: dict[str, layout.Listing], how: How, where: str,
+            *, class_names=None, ignored=None, notes=(),
+            mend: str = 'set config.data.resize, or config.data.crop',
+            same_classes: bool = True) -> types.Dataset:
+  """Returns a set of image files; their headers are read, not their pixels.
 
   Grey images among RGB ones become RGB.
 
   Args:
-    files: the paths.
-    resize, crop: as in images.fit.
-    **words: `where` and `mend` of images.one_size.
+    name: what it is called.
+    parts: split -> its images; 'train' is there.
+    how: they are read.
+    where: what the user called it by, and where it lies.
+    class_names: in the order of the labels, where these are numbers; None takes
+      the sorted labels.
+    ignored: files that were left out, by their ending.
+    notes: what else is worth a word.
+    mend: what gives the images one size, for the error.
+    same_classes: whether every split must have images of the same classes.
 
   Raises:
-    InputError: the images differ in size, or a file is none that is taken.
+    InputError: files that cannot be used, all of them in one line; images that
+      differ in size; or a class that only some of the splits have.
   """
-  sizes, channels = collections.Counter(), 1
-  for file, (*size, c) in zip(files, _each(images.shape, files), strict=True):
-    sizes[images.fitted(tuple(size), resize, crop, str(file))] += 1
+  listed = [*parts.values()]
+  looks = _looks([n for p in listed for n in p.names],
+                 [f for p in listed for f in p.files], how, where)
+  sizes, modes, channels = collections.Counter(), collections.Counter(), 1
+  fitted = collections.Counter()
+  for (height, width, c, mode, *_), each in zip(
+      looks, (_called(*pair) for p in listed
+              for pair in zip(p.names, p.files, strict=True)), strict=True):
+    sizes[f'{height}x{width}'] += 1
+    modes[mode] += 1
+    fitted[images.fitted((height, width), how.resize, how.crop, each)] += 1
     channels = max(channels, c)
-  return (*images.one_size(sizes, **words), channels)
+  size = (*images.one_size(fitted, where, mend), channels)
+  labels, names = _numbered(parts, class_names, where, same_classes)
+  splits = {split: types.Split(
+      Files(part.names, part.files, size, how), labels[split],
+      np.arange(len(part.files))) for split, part in parts.items()}
+  about = {'sizes': dict(sizes.most_common(20)), 'modes': dict(modes),
+           'ignored': dict(ignored or {}), 'notes': list(notes)}
+  if len(sizes) > 20:
+    about['notes'].append(f'{len(sizes) - 20} more sizes')
+  return types.Dataset(name, names, **splits, about=about,
+                       names={k: p.names for k, p in parts.items()})
 
 
-def pixels(files, shape: tuple[int, int, int], resize=None,
-           crop=None) -> np.ndarray:
-  """Returns uint8 [N, H, W, C], the images in the order of the files.
+def _looks(names, files, how: How, where: str) -> list[images.Look]:
+  """Returns what the headers say; all refusals are one line."""
+  looks = list(_each(
+      lambda file: images.look(_opened(file), how.alpha, how.depth), files))
+  refused = collections.defaultdict(list)
+  for name, file, look in zip(names, files, looks, strict=True):
+    if look.wrong:
+      refused[look.wrong, look.option].append(_called(name, file))
+  if sum(map(len, refused.values())) == 1:
+    ((wrong, option), (name,)), = refused.items()
+    raise images.refusal(name, wrong, option)
+  if refused:
+    said = '; '.join(
+        f'{len(which)} {"are each" if len(which) > 1 else "is"} {wrong} (the '
+        f'first: {which[0]})' + (f', see {option}' if option else '')
+        for (wrong, option), which in refused.items())
+    raise errors.InputError(
+        f'{where}: of {len(names)} images {said}; expected 8-bit grey or RGB '
+        'images, or an option that says what to do, or config.data.ignore, '
+        'which leaves files out.')
+  return looks
 
-  Args:
-    files: the paths.
-    shape: what the function `shape` said of them, or of more files.
-    resize, crop: as there.
 
-  Raises:
-    InputError: a file is damaged, or not what its header said.
-  """
-  def read(file):
-    image = images.fit(images.decode(file), resize, crop, str(file))
-    if image.shape[:2] != shape[:2] or image.shape[2] not in (1, shape[2]):
+def _numbered(parts, class_names, where, same_classes):
+  """Returns ({split: labels int32 [N]}, class names)."""
+  if parts['train'].labels is None:
+    return {split: np.full(len(p.files), -1, np.int32)
+            for split, p in parts.items()}, None
+  there = {split: set(part.labels) for split, part in parts.items()}
+  if class_names is not None:
+    names = tuple(class_names)
+    number = {i: i for i in range(len(names))} | {
+        n: i for i, n in enumerate(names)}
+    for split, labels in there.items():
+      for label in labels - number.keys():
+        raise errors.InputError(
+            f'{where}: label {label!r} of {split} is none of the classes '
+            f'{", ".join(names[:10])}{", ..." if len(names) > 10 else ""}.'
+            f'{errors.nearest(label, names)}')
+  else:
+    if same_classes:
+      _check_classes(there, where)
+    labels = sorted(set().union(*there.values()))
+    names = tuple(map(str, labels))
+    number = {label: i for i, label in enumerate(labels)}
+  return {split: np.array([number[label] for label in part.labels], np.int32)
+          for split, part in parts.items()}, names
+
+
+def _check_classes(there: dict[str, set], where: str):
+  """Raises InputError unless every split has the same classes."""
+  for split in there:
+    differing = sorted(there[split] ^ there['train'])
+    if differing:
+      has, lacks = ((split, 'train') if differing[0] in there[split]
+                    else ('train', split))
       raise errors.InputError(
-          f'{file}: is {list(image.shape)}, but its header said {list(shape)}; '
-          'expected a file that nobody changes, without metadata behind its '
-          'pixels.')
-    return image
-
-  images.check_size(len(files), shape, str(files[0].parent))
-  out = np.empty((len(files), *shape), np.uint8)
-  for row, image in zip(out, _each(read, files), strict=True):
-    row[:] = image
-  return out
-
-
-def _each(function, files):
-  """Yields function(file) in order; Pillow decodes outside Python's lock."""
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    try:
-      yield from pool.map(function, files)
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def labelled(arrays: dict, image_key: str, label_key: str,
-             where: str) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns the images and labels of an .npz file, checked.
-
-  Args:
-    arrays: those of the file, by name; that of the images is there.
-    image_key, label_key: their names.
-    where: what the user called the file by, and its path.
-
-  Returns:
-    (uint8 [N, H, W, C], whole numbers [N] or None where there are none).
-
-  Raises:
-    InputError: an array is not what it should be.
-  """
-  found = images.from_array(arrays[image_key], f'{where}: {image_key}')
-  labels, where = arrays.get(label_key), f'{where}: {label_key}'
-  if labels is None:
-    return found, None
-  if labels.ndim == 2 and labels.shape[1] == 1:
-    labels = labels[:, 0]
-  if labels.ndim != 1 or labels.dtype.kind not in 'ui':
-    raise errors.InputError(
-        f'{where}: {labels.dtype} {list(labels.shape)}; expected whole numbers '
-        '[N] or [N, 1].')
-  one_each(labels, found, where)
-  return found, labels
-
-
-def one_each(array: np.ndarray, found: np.ndarray, where: str):
-  """Raises InputError unless an array has a row for each image."""
-  if len(array) != len(found):
-    raise errors.InputError(f'{where} has {len(array)} rows for {len(found)} '
-                            'images; expected one for each.')
-
-
-def class_names(array: np.ndarray) -> tuple[str, ...]:
-  """Returns the class names that an array of texts or bytes holds."""
-  return tuple(name.decode(errors='surrogateescape')
-               if isinstance(name, bytes) else str(name)
-               for name in np.ravel(array).tolist())
-
-
-def numbered(labels: np.ndarray, classes: int | None,
-             where: str) -> np.ndarray:
-  """Returns labels as int32 [N].
-
-  Args:
-    labels: whole numbers [N].
-    classes: how many there are; None where nobody says.
-    where: what the user called the file by, its path, and which labels.
-
-  Raises:
-    InputError: a label is none of the classes' numbers.
-  """
-  low, high = int(labels.min()), int(labels.max())
-  most, given = 2**31, ''
-  if classes is not None:
-    most, given = classes, f' with {classes} classes'
-  if low < 0 or high >= most:
-    raise errors.InputError(
-        f'{where}: labels go from {low} to {high}, but{given} they must be in '
-        f'0..{most - 1}.')
-  return labels.astype(np.int32)
+          f'{where}: class {str(differing[0])!r} of {has} is not in {lacks}; '
+          'every split must have the same classes.'
+          f'{errors.nearest(differing[0], map(str, there[lacks]))}')

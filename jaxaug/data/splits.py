@@ -3,6 +3,7 @@
 The exponential long tail is that of long-tailed CIFAR (Cui et al. 2019,
 "Class-Balanced Loss Based on Effective Number of Samples", section 5.1).
 """
+import collections
 import hashlib
 import itertools
 import math
@@ -12,6 +13,8 @@ import numpy as np
 
 from jaxaug.core import errors, types
 from jaxaug.data import images
+
+_SHOWN = 20  # Pairs of equal images that the manifest names.
 
 
 class Splits(typing.NamedTuple):
@@ -38,7 +41,8 @@ def of_classes(split: types.Split, classes) -> types.Split:
 
 def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
          classes=None, imbalance=None, val_fraction=0.2, test_fraction=0.2,
-         folds=0, fold=0, allow_overlap=False) -> Splits:
+         folds=0, fold=0, allow_overlap=False,
+         allow_contradictions=False) -> Splits:
   """Cuts a data set into the splits of a study.
 
   In this order: the class subset; the test split; the low-data subset of what
@@ -67,14 +71,20 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
     fold: which part, 0..folds-1.
     allow_overlap: accept test images whose exact pixels are in train or
       validation too.
+    allow_contradictions: accept images whose exact pixels are of two classes.
 
   Raises:
-    InputError: a value out of its range, an unknown class, fewer images than
-      asked, or test images that are in train or validation too.
+    InputError: a value out of its range, an unknown class, fewer than two
+      classes, fewer images than asked or than the splits need, test images that
+      are in train or validation too, or images of two classes.
   """
   _check_values(per_class, fraction, val_fraction, test_fraction, folds, fold)
   _check_dataset(dataset)
   names, parts = _keep_classes(dataset, classes)
+  if len(names) < 2:
+    raise errors.InputError(
+        f'config.data: {dataset.name} has one class, {names[0]!r}; expected 2 '
+        'or more.')
   train, validation, test = parts
   _check_classes(train, names, 'training')
   draw = _Draw(seed, names)
@@ -85,6 +95,8 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
   elif test is None:
     test, train = draw.carve(train, test_fraction, 'test')
     test_from = f'carved: {test_fraction}'
+  if test_from.startswith('carved'):
+    _check_enough(test, names, 'test', 2 + bool(val_fraction))
   _check_classes(test, names, 'test')
   left = train
   train = draw.low_data(train, per_class, fraction)
@@ -93,13 +105,21 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
   if validation is None:
     validation, train = draw.carve(train, val_fraction, 'validation')
     validation_from = f'carved: {val_fraction}'
+    if val_fraction:  # A class may be made so small on purpose.
+      small = _counts(left, len(names)) < 2
+      _check_enough(validation, names, 'validation',
+                    2 + test_from.startswith('carved'), small)
   splits = {'train': train, 'validation': validation, 'test': test,
             'unused': unused}
   hashes = {k: images.row_hashes(v.images) for k, v in splits.items()}
-  if not allow_overlap:
-    _refuse_overlap(splits, hashes, names)
+  find = _Namer(dataset, test_from, validation_from, names)
+  pairs = _contradictions(splits, hashes, find)
+  twice = _overlap(splits, hashes, find)
+  _refuse_equal(() if allow_contradictions else pairs,
+                () if allow_overlap else twice)
   report = {'source': dataset.name, 'seed': seed, 'test_from': test_from,
             'validation_from': validation_from,
+            'contradictions': _counted(pairs), 'overlap': _counted(twice),
             **_manifest(splits, hashes, names)}
   return Splits(**splits, class_names=names, report=report)
 
@@ -172,6 +192,23 @@ def _check_classes(split: types.Split, names, what: str):
       raise errors.InputError(
           f'config.data: class {name!r} has no {what} image; add some, or '
           'leave the class out with config.data.classes.')
+
+
+def _check_enough(split: types.Split, names, what: str, parts: int,
+                  which=None):
+  """Raises InputError if a class had no image to spare for a split.
+
+  which: bool [K], the classes to look at; None for all.
+  """
+  for c, count in enumerate(_counts(split, len(names))):
+    if not count and (which is None or which[c]):
+      name = names[c]
+      raise errors.InputError(
+          f'config.data: class {name!r} has too few images for {parts} splits, '
+          f'none is left for {what}; expected {parts} or more of each class: '
+          'add some, leave the class out (config.data.classes)'
+          + (', or do without validation (config.data.val_fraction=0).'
+             if what == 'validation' else '.'))
 
 
 def _counts(split: types.Split, k: int) -> np.ndarray:
@@ -337,16 +374,75 @@ def _manifest(splits: dict[str, types.Split], hashes, names) -> dict:
       'duplicates': duplicates}
 
 
-def _refuse_overlap(splits: dict[str, types.Split], hashes, names):
-  """Raises InputError if test images are in train or validation too."""
-  seen = {digest: (name, i) for name in ('validation', 'train')
-          for digest, i in zip(hashes[name], splits[name].index, strict=True)}
-  test = splits['test']
-  twice = [i for i, digest in enumerate(hashes['test']) if digest in seen]
-  if twice:
-    name, twin = seen[hashes['test'][twice[0]]]
+class _Namer(typing.NamedTuple):
+  """Says which image one is, for people."""
+  dataset: types.Dataset
+  test_from: str
+  validation_from: str
+  class_names: tuple[str, ...]
+
+  def __call__(self, split: str, index: int, label: int) -> str:
+    source = {'test': self.test_from, 'validation': self.validation_from}.get(
+        split, 'train')
+    source = split if source == 'source' else 'train'
+    known = self.dataset.names.get(source)
+    name = known[index] if known else f'{source} image {index}'
+    return f'{name} ({self.class_names[label]})'
+
+
+def _equal(splits: dict[str, types.Split], hashes):
+  """Yields groups of images of the same pixels: [(split, row), ...]."""
+  groups = collections.defaultdict(list)
+  for name, found in hashes.items():
+    for row, digest in enumerate(found.tolist()):
+      groups[digest].append((name, row))
+  yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _contradictions(splits, hashes, find: _Namer) -> list[list[str]]:
+  """Returns pairs of names of equal images in different classes."""
+  pairs = []
+  for group in _equal(splits, hashes):
+    first = {}
+    for name, row in group:
+      first.setdefault(int(splits[name].labels[row]), (name, row))
+    (one, (split, row)), *others = first.items()
+    for label, (other, at) in others:
+      pairs.append([find(split, int(splits[split].index[row]), one),
+                    find(other, int(splits[other].index[at]), label)])
+  return pairs
+
+
+def _overlap(splits, hashes, find: _Namer) -> list[list[str]]:
+  """Returns pairs of names: test images, and their twins in train or
+  validation."""
+  pairs = []
+  for group in _equal(splits, hashes):
+    seen = [(n, row) for n, row in group if n in ('validation', 'train')]
+    test = [(n, row) for n, row in group if n == 'test']
+    if seen and test:
+      pairs += [[find(n, int(splits[n].index[row]), int(splits[n].labels[row]))
+                 for n, row in (one, seen[0])] for one in test]
+  return pairs
+
+
+def _counted(pairs) -> dict:
+  return {'count': len(pairs), 'pairs': pairs[:_SHOWN]}
+
+
+def _refuse_equal(contradictions, overlap):
+  """Raises InputError for equal images, those of both kinds in one line."""
+  said = []
+  for pairs, what, key in (
+      (contradictions, 'pairs of images are equal, pixel for pixel, but of '
+       'different classes', 'allow_contradictions'),
+      (overlap, 'test images are in train or validation too, pixel for pixel',
+       'allow_overlap')):
+    if pairs:
+      shown = '; '.join(f'{a} and {b}' for a, b in pairs[:3])
+      more = f'; and {len(pairs) - 3} more' if len(pairs) > 3 else ''
+      said.append(f'config.data.{key}: {len(pairs)} {what}: {shown}{more}')
+  if said:
     raise errors.InputError(
-        f'config.data.allow_overlap: {len(twice)} test images are in train or '
-        'validation too, pixel for pixel (the first: test image '
-        f'{test.index[twice[0]]}, {names[test.labels[twice[0]]]}, is {name} '
-        f'image {twin}); remove them from the source, or set it to True.')
+        f'{". ".join(said)}. Remove them from the source, or set '
+        f'{"it" if len(said) == 1 else "each"} to True.')

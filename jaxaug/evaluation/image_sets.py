@@ -12,12 +12,10 @@ import typing
 import numpy as np
 
 from jaxaug.core import errors, files, randomness, registry, types
-from jaxaug.data import images, pools, reading
+from jaxaug.data import arrays, images, layout, pools, reading
 from jaxaug.evaluation import features, moments
 
 SPLITS = ('train', 'validation', 'test')
-# Arrays that hold images and labels in an npz of someone else's.
-_KEYS = (('images', 'labels'), ('arr_0', 'arr_1'), ('x', 'y'))
 
 
 class Source(typing.NamedTuple):
@@ -159,10 +157,10 @@ def _find(spec, resize, where) -> Source:
   else:
     head, _, split = spec.rpartition('@')
     place = pathlib.Path(os.path.expanduser(head or spec))
-  if place.is_file():
-    return _file(spec, place, split, resize, where)
-  if place.is_dir() and not (place / 'pool.npz').exists():
-    return _folder(spec, place / split, resize, where)
+  if place.is_file() and place.suffix == '.npz':
+    return _npz(spec, place, split, resize, where)
+  if place.is_file() or place.is_dir() and not (place / 'pool.npz').exists():
+    return _files(spec, place, split, resize, where)
   if place.is_dir() or place.parent.name in pools.PARENTS:
     return _pool(spec, place, resize)
   return _data_set(spec, resize, where)
@@ -174,24 +172,38 @@ def _in_memory(spec, kind, array, labels, names, resize) -> Source:
                 array.__getitem__, images.digest(array))
 
 
-def _file(spec, path, split, resize, where) -> Source:
-  if path.suffix != '.npz':
-    raise errors.InputError(
-        f'{where}: {path} is no .npz file; expected a folder of images, an '
-        '.npz, a pool or a data set.')
+def _npz(spec, path, split, resize, where) -> Source:
   held = files.read_npz(path, where, lambda key: False).keys()
   if {'mu', 'sigma'} <= held:
     return _statistics(spec, path, where)
-  keys = (*_keys(held, split, path, where), 'class_names')
-  arrays = files.read_npz(path, where, keys.__contains__)
-  place, names, classes = f'{where}: {path}', None, None
-  pixels, labels = reading.labelled(arrays, *keys[:2], place)
-  if keys[2] in arrays:
-    names = reading.class_names(arrays[keys[2]])
-    classes = len(names)
-  if labels is not None:
-    labels = reading.numbered(labels, classes, f'{place}: {keys[1]}')
+  place = f'{where}: {path}'
+  found = arrays.find(held, place, keys='a name such as x_{}', needs=())
+  keys = found[_split_of(found, path.name, split, where)]
+  held = files.read_npz(path, where, {*keys, 'class_names'}.__contains__)
+  pixels, _ = arrays.images(held[keys.images], f'{place}: {keys.images}')
+  names, labels = held.get('class_names'), None
+  if names is not None:
+    names = arrays.class_names(names)
+  if keys.labels:
+    array = f'{place}: {keys.labels}'
+    given = arrays.labels({'train': held[keys.labels]}, names,
+                          {'train': array})
+    labels, names = given.numbers['train'], given.class_names
+    arrays.one_each(labels, len(pixels), array)
   return _in_memory(spec, 'npz', pixels, labels, names, resize)
+
+
+def _split_of(there, name: str, given: str, where: str) -> str:
+  """Returns which of the splits that there are is meant."""
+  if not given and len(there) == 1:
+    return next(iter(there))
+  split = layout.SPLITS.get(given.casefold(), given)
+  if split not in there:
+    raise errors.InputError(
+        f'{where}: {name} has the splits {", ".join(there)}, got '
+        f'{given or "none of them"}; expected one, such as {name}@'
+        f'{next(iter(there))}.{errors.nearest(given, there)}')
+  return split
 
 
 def _statistics(spec, path, where) -> Source:
@@ -202,26 +214,6 @@ def _statistics(spec, path, where) -> Source:
     errors.count(f'{where}: {path}: count', count, least=0)
   return Source(spec, 'statistics', None, None if count is None else int(count),
                 None, None, None, images.digest(*found), found, about)
-
-
-def _keys(held, split, path, where) -> tuple[str, str]:
-  """Returns the names of the arrays that hold the images and their labels."""
-  parts = [name for name in ('train', 'val', 'test') if f'x_{name}' in held]
-  split = {'validation': 'val'}.get(split, split) or (
-      parts[0] if len(parts) == 1 else '')
-  if split:
-    if split in parts:
-      return f'x_{split}', f'y_{split}'
-  elif not parts:
-    for image_key, label_key in _KEYS:
-      if image_key in held:
-        return image_key, label_key
-  expected = (' or '.join(f'{path.name}@{name}' for name in parts) if parts
-              else 'an array called images, arr_0, x or x_train, or mu and '
-              'sigma')
-  raise errors.InputError(
-      f'{where}: {path} holds {", ".join(held) or "nothing"}; expected '
-      f'{expected}.')
 
 
 def _pool(spec, path, resize) -> Source:
@@ -248,7 +240,7 @@ def _data_set(spec, resize, where) -> Source:
     dataset = registry.find('datasets', 'tfds').load(
         name=name, train_split=split, test_split='')
     part = dataset.train
-  labels = reading.numbered(np.asarray(part.labels), len(dataset.class_names),
+  labels = arrays.numbered(np.asarray(part.labels), len(dataset.class_names),
                             f'{where}: {spec}')
   return _in_memory(spec, 'data set', np.asarray(part.images), labels,
                     dataset.class_names, resize)
@@ -263,17 +255,33 @@ def _own_sets() -> dict:
               block.load).values()}
 
 
-def _folder(spec, root, resize, where) -> Source:
-  """Images of a folder, each class in one of its own or all beside another."""
-  found = reading.find(reading.folder(root, where), where, flat=True)
-  shape = reading.shape(found.files, resize, where=f'{where}: {root}',
-                        mend='--resize=PIXELS gives them one size')
-
-  def read(rows):
-    return reading.pixels([found.files[i] for i in rows], shape, resize)
-
+def _files(spec, place, split, resize, where) -> Source:
+  """Images in folders, with or without classes, or whatever auto.py knows."""
+  auto = registry.find('datasets', 'auto')
+  try:
+    kind = auto.kind(place, where)
+    if kind == 'folder':
+      if split and (place / split).is_dir():  # The others may be what they are.
+        place, split = place / split, ''
+      found = layout.walk(place, where)
+      dataset = reading.dataset(
+          place.name, layout.arrange(found, where, flat=True),
+          reading.How(resize), f'{where}: {place}', same_classes=False)
+    else:
+      dataset = registry.find('datasets', kind).load(path=str(place),
+                                                     resize=resize)
+  except errors.InputError as e:  # As this command calls these.
+    said = str(e).replace('config.data.path', where).replace(
+        'set config.data.resize, or config.data.crop',
+        '--resize=PIXELS gives them one size')
+    raise errors.InputError(said) from e
+  parts = {name: part for name in SPLITS
+           if (part := getattr(dataset, name)) is not None}
+  part = parts[_split_of(parts, place.name, split, where)]
   sha = hashlib.sha256(repr(resize).encode())
-  for file in found.files:
-    sha.update(os.fsencode(file.relative_to(root)) + file.read_bytes())
-  return Source(spec, 'folder', shape, len(found.files), found.labels,
-                found.class_names, read, sha.hexdigest())
+  for name, data in zip(part.images.names, part.images.encoded(), strict=True):
+    sha.update(os.fsencode(name) + data)
+  labels = part.labels if dataset.class_names else None
+  return Source(spec, 'folder' if place.is_dir() else 'files',
+                part.images.size, len(part.images), labels,
+                dataset.class_names, part.images.__getitem__, sha.hexdigest())

@@ -32,6 +32,7 @@ def check(dataset):
   k = len(dataset.class_names)
   for part in (dataset.train, dataset.validation, dataset.test):
     if part is not None:
+      assert np.asarray(part.images).shape == part.images.shape
       assert part.images.dtype == np.uint8 and part.images.ndim == 4
       assert part.images.shape[1:] == dataset.train.images.shape[1:]
       assert part.labels.dtype == np.int32 and part.index.dtype == np.int64
@@ -180,7 +181,8 @@ def test_folder_makes_grey_rgb_over_all_splits(tmp_path):
   tree(tmp_path / 'test', ['a'])
   d = folder.load(path=tmp_path)
   assert d.train.images.shape == (2, 6, 8, 3)
-  assert (d.train.images[..., 0] == d.train.images[..., 2]).all()
+  pixels = np.asarray(d.train.images)
+  assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
 def test_folder_lists_differing_sizes_and_fits_them(tmp_path):
@@ -200,17 +202,19 @@ def test_folder_refuses_bad_trees(tmp_path):
   (tmp_path / 'images').mkdir()
   expect_error("no folder.*Did you mean 'images'", path=tmp_path / 'image')
   expect_error('no class folders', path=tmp_path / 'images')
-  (tmp_path / 'images' / '0.png').write_bytes(b'')
-  expect_error('only loose files', path=tmp_path / 'images')
   (tmp_path / 'images' / 'cat').mkdir()
   expect_error('images/cat holds no image', path=tmp_path / 'images')
-  (tmp_path / 'images' / 'cat' / 'x.gif').write_bytes(b'')
-  expect_error('images/cat holds no image', path=tmp_path / 'images')
-  tree(tmp_path / 'images' / 'cat', ['black'])
-  expect_error('Perhaps .*images/cat is meant', path=tmp_path / 'images')
+  (tmp_path / 'images' / 'cat' / 'notes.txt').write_bytes(b'')
+  expect_error('images/cat holds no image, only other files .1 .txt',
+               path=tmp_path / 'images')
   tree(tmp_path / 'images', ['dog'])
+  expect_error(r"images/cat holds no image.*leave it out by config.data.ignore="
+               r"\('cat',\)", path=tmp_path / 'images')
+  (tmp_path / 'images' / '0.png').write_bytes(b'')
   expect_error(r'images \(0.png\) and also folders of images \(dog/\)',
                path=tmp_path / 'images')
+  shutil.rmtree(tmp_path / 'images' / 'dog')
+  expect_error('only loose files', path=tmp_path / 'images')
 
 
 def test_folder_refuses_bad_splits(tmp_path):
@@ -233,7 +237,10 @@ def test_folder_names_the_damaged_file(tmp_path):
   tree(tmp_path, ['a', 'b'], count=20)
   bad = tmp_path / 'b' / '7.png'
   bad.write_bytes(bad.read_bytes()[:-40])
-  expect_error(f'{bad}: cannot be decoded .*[Tt]runcated', path=tmp_path)
+  found = folder.load(path=tmp_path)
+  with pytest.raises(errors.InputError,
+                     match=f'{bad}: cannot be decoded .*[Tt]runcated'):
+    np.asarray(found.train.images)
 
 
 # npz
@@ -289,19 +296,29 @@ def with_nan(*shape):
 
 
 @pytest.mark.parametrize('arrays, message', [
-    ({'x_train': None}, "no array 'x_train'.*y_train, x_test.*mean"),
-    ({'y_test': None}, "no array 'y_test'"),
+    ({'x_train': None}, "labels 'y_train' of train and no images of it"),
+    ({'y_test': None}, 'no labels of test.*expected y_test'),
+    ({'x_train': None, 'x_tain': noise(6, 4, 5), 'y_train': None},
+     'holds x_test, y_test, x_tain; expected images of train'),
+    ({'images': noise(6, 4, 5)}, 'holds x_train and images, any of which'),
+    ({'test_pixels_2': noise(3, 4, 5)}, "an array 'test_pixels_2' of test "
+     'that nothing reads'),
     ({'x_train': with_nan(6, 4, 5)}, 'x_train: NaN'),
     ({'x_test': np.full((3, 4, 5), np.inf)}, 'x_test: values from inf'),
     ({'x_train': np.full((6, 4, 5), -1.)}, 'values from -1'),
     ({'x_train': np.full((6, 4, 5), 256)}, 'values from 256'),
     ({'x_train': np.zeros((6, 4, 5), bool)}, 'bool'),
-    ({'x_train': noise(6, 3, 4, 5)}, r'shape \[6, 3, 4, 5\]'),
+    ({'x_train': noise(6, 2, 4, 5)}, r'shape \[6, 2, 4, 5\]'),
+    ({'x_train': noise(6, 4, 5, 4)}, "transparency.*config.data.alpha='white'"),
+    ({'x_train': noise(6, 4, 5).astype(np.uint16) * 257},
+     "uint16, values up to 6.*config.data.depth='scale'"),
     ({'x_train': noise(6, 20)}, r'shape \[6, 20\]'),
     ({'x_train': noise(0, 4, 5), 'y_train': np.zeros(0, int)}, 'at least one'),
     ({'y_train': np.arange(5)}, 'y_train has 5 rows'),
     ({'y_train': np.arange(6) / 2}, 'y_train: float64'),
-    ({'y_train': np.eye(6, dtype=int)}, r'y_train: int64 \[6, 6\]'),
+    ({'y_train': np.eye(6, dtype=int) * 2}, r'y_train: int64 \[6, 6\]'),
+    ({'y_train': np.ones((6, 3))}, r'float64 \[6, 3\], whose rows.*argmax'),
+    ({'y_train': np.array(list('abcabc'))}, 'texts in one split and numbers'),
     ({'y_train': np.arange(6) - 1}, r'y_train: labels go from -1 to 4'),
     ({'y_test': np.arange(3) + 1}, r'y_test: labels go from 1 to 3.*0\.\.2'),
     ({'y_train': np.array([0, 1, 2, 0, 1, 2_000_000_000])},
@@ -319,7 +336,7 @@ def test_npz_refuses(tmp_path, arrays, message):
 
 def test_npz_refuses_what_is_no_npz(tmp_path):
   file = tmp_path / 'x.npz'
-  cases = [(lambda: None, 'no such file'),
+  cases = [(lambda: None, 'there is no file'),
            (lambda: file.write_text('words'), 'damaged or not an .npz'),
            (lambda: file.write_bytes(b''), 'damaged or not an .npz'),
            (lambda: np.save(file.open('wb'), noise(3)),

@@ -36,7 +36,7 @@ def test_lossless_files_decode_to_their_pixels(tmp_path, ending, channels):
   file = tmp_path / f'x.{ending}'
   Image.fromarray(pixels.squeeze()).save(file, lossless=True)
   np.testing.assert_array_equal(images.decode(file), pixels)
-  assert images.shape(file) == pixels.shape
+  assert images.look(file)[:3] == pixels.shape
 
 
 def test_jpeg_decodes_and_exif_orientation_is_applied(tmp_path):
@@ -48,18 +48,14 @@ def test_jpeg_decodes_and_exif_orientation_is_applied(tmp_path):
   decoded = images.decode(tmp_path / 'x.jpg')
   assert decoded.shape == (32, 16, 3)
   assert decoded[:16].mean() > 250 and decoded[16:].mean() < 5
-  for ending in 'jpg', 'png', 'webp':
+  for ending in 'jpg', 'png', 'webp', 'tif':
     file = tmp_path / f'x.{ending}'
     Image.fromarray(pixels).save(file, exif=exif)
-    assert images.shape(file) == images.decode(file).shape == (32, 16, 3)
+    assert images.look(file)[:3] == images.decode(file).shape == (32, 16, 3)
 
 
 def make_16_bit_grey(path):
   Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4)).save(path)
-
-
-def make_palette(path):
-  Image.fromarray(noise(4, 4, 3)).quantize(4).save(path)
 
 
 def make_apng(path):
@@ -73,35 +69,114 @@ def make_webp_animation(path):
 
 
 @pytest.mark.parametrize('make, message', [
-    (make_16_bit_grey, '16-bit'),
-    (lambda p: png(p, 16, 2, [bytes(24)] * 4), '16-bit'),
-    (make_palette, 'palette'),
-    (lambda p: Image.fromarray(noise(4, 4, 4), 'CMYK').save(p, 'JPEG'), 'CMYK'),
-    (lambda p: Image.fromarray(noise(4, 4, 4)).save(p), 'alpha'),
-    (lambda p: Image.fromarray(noise(4, 4, 2)).save(p), 'alpha'),
+    (make_16_bit_grey, '16 bits a channel.*depth='),
+    (lambda p: png(p, 16, 2, [bytes(24)] * 4), '16 bits a channel'),
+    (lambda p: Image.fromarray(noise(4, 4, 4)).save(p), 'transparent parts'),
+    (lambda p: Image.fromarray(noise(4, 4, 2)).save(p), 'transparent parts'),
+    (lambda p: Image.fromarray(noise(4, 4).astype(np.int32)).save(p, 'TIFF'),
+     '32-bit'),
+    (lambda p: Image.fromarray(noise(4, 4, 3)).convert('LAB').save(p, 'TIFF'),
+     'mode LAB'),
     (lambda p: png(p, 8, 2, [bytes(12)] * 4,
                    struct.pack('>I', 6) + b'tRNS' + bytes(6)
                    + struct.pack('>I', zlib.crc32(b'tRNS' + bytes(6)))),
      'transparent'),
-    (lambda p: Image.fromarray(noise(4, 4) > 9).save(p), '1-bit'),
+    (lambda p: Image.fromarray(np.zeros((10001, 10000), np.uint8)).save(
+        p, compress_level=1), '10001x10000 pixels, above 100 megapixels'),
     (make_apng, 'animated'),
     (make_webp_animation, 'animated'),
-    (lambda p: Image.fromarray(noise(4, 4)).save(p, 'GIF'), 'not a PNG'),
-    (lambda p: p.write_bytes(b''), 'not a PNG'),
-    (lambda p: p.write_text('not an image'), 'not a PNG'),
+    (lambda p: Image.fromarray(noise(4, 4)).save(p, 'ICO'), 'none of PNG'),
+    (lambda p: p.write_bytes(b''), 'none of PNG'),
+    (lambda p: p.write_text('not an image'), 'none of PNG'),
     (lambda p: None, 'no such file'),
 ])
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_other_kinds_are_refused_in_one_line(tmp_path, make, message):
   file = tmp_path / 'x.png'
   make(file)
-  for read in images.decode, images.shape:
-    with pytest.raises(errors.InputError, match=message) as e:
-      read(file)
-    assert str(file) in str(e.value) and '\n' not in str(e.value)
+  with pytest.raises(errors.InputError, match=message) as e:
+    images.decode(file)
+  assert str(file) in str(e.value) and '\n' not in str(e.value)
+  look = images.look(file)
+  assert look.wrong and str(images.refusal(file, look.wrong, look.option)
+                            ) == str(e.value)
 
 
-@pytest.mark.parametrize('ending', ['png', 'jpg', 'webp', 'bmp'])
+def same(path, expected, channels, mode, **how):
+  decoded = images.decode(path, **how)
+  assert images.look(path, **how) == (*decoded.shape, mode, '', '')
+  assert decoded.shape[2] == channels and decoded.dtype == np.uint8
+  np.testing.assert_array_equal(decoded, np.asarray(expected).reshape(
+      decoded.shape))
+
+
+def test_palettes_cmyk_and_1_bit_become_grey_or_rgb(tmp_path):
+  file = tmp_path / 'x.png'
+  coloured = Image.fromarray(noise(4, 6, 3)).quantize(4)
+  coloured.save(file)
+  same(file, coloured.convert('RGB'), 3, 'palette')
+  grey = Image.fromarray(noise(4, 6) // 128 * 200).quantize(4)
+  grey.save(file)
+  same(file, grey.convert('L'), 1, 'palette')
+  Image.fromarray(noise(4, 6) > 90).save(file)
+  same(file, (noise(4, 6) > 90) * 255, 1, '1-bit')
+  cmyk = Image.fromarray(noise(4, 6, 3)).convert('CMYK')
+  cmyk.save(file, 'TIFF')
+  same(file, noise(4, 6, 3), 3, 'CMYK')
+
+
+def test_transparent_images_as_the_option_says(tmp_path):
+  file = tmp_path / 'x.png'
+  pixels = noise(4, 6, 4)
+  pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+  Image.fromarray(pixels).save(file)
+  share = pixels[..., 3:] / 255
+  for alpha, ground in (('white', 255), ('black', 0)):
+    decoded = images.decode(file, alpha=alpha)
+    exact = pixels[..., :3] * share + ground * (1 - share)
+    assert abs(decoded - exact).max() <= 1
+    assert (decoded[0] == ground).all()
+    np.testing.assert_array_equal(decoded[1], pixels[1, :, :3])
+  same(file, pixels[..., :3], 3, 'transparent', alpha='drop')
+  both = noise(4, 6, 2, seed=1)
+  Image.fromarray(both).save(file)
+  same(file, both[..., 0], 1, 'transparent', alpha='drop')
+  palette = Image.fromarray(noise(4, 6, 3)).quantize(4)
+  palette.save(file, transparency=0)
+  decoded = images.decode(file, alpha='white')
+  assert (decoded[np.asarray(palette) == 0] == 255).all()
+
+
+def test_16_bit_images_lose_their_lower_half(tmp_path):
+  file, pixels = tmp_path / 'x.png', noise(4, 4)
+  Image.fromarray(pixels.astype(np.uint16) * 257).save(file)
+  same(file, pixels, 1, '16-bit', depth='scale')
+  rgb = noise(4, 4, 3)
+  png(file, 16, 2, [b''.join(bytes([v, 255 - v]) for v in row.ravel())
+                    for row in rgb])
+  same(file, rgb, 3, '16-bit', depth='scale')
+  Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / 'x.tif')
+  same(tmp_path / 'x.tif', pixels, 1, '16-bit', depth='scale')
+
+
+def test_of_an_animated_gif_the_first_picture(tmp_path):
+  frames = [Image.fromarray(noise(4, 6, seed=s) // 64 * 64) for s in range(2)]
+  file = tmp_path / 'x.gif'
+  frames[0].save(file, save_all=True, append_images=frames[1:])
+  same(file, frames[0], 1, 'animated GIF, its first picture')
+  frames[1].save(file)
+  same(file, frames[1], 1, 'palette')
+
+
+def test_bytes_are_as_good_as_a_file(tmp_path):
+  file = tmp_path / 'x.png'
+  Image.fromarray(noise(4, 6, 3)).save(file)
+  same(file.read_bytes(), noise(4, 6, 3), 3, 'RGB')
+  with pytest.raises(errors.InputError, match='in a.tar: damaged'):
+    images.decode(b'', name='in a.tar')
+
+
+@pytest.mark.parametrize('ending', ['png', 'jpg', 'webp', 'bmp', 'gif', 'tif'])
 def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path, ending):
   file = tmp_path / f'x.{ending}'
   Image.fromarray(noise(24, 24, 3)).save(file)

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -178,16 +179,21 @@ def test_the_report_is_json_and_its_hashes_see_order_and_labels():
 
 def with_copies(n):
   source = dataset(validation=(5, 5, 5))
-  source.test.images[:n] = source.train.images[10:10 + n]
-  source.test.images[n] = source.validation.images[0]
+  for row, (part, twin) in enumerate(
+      [('train', r) for r in range(10, 10 + n)] + [('validation', 0)]):
+    twin = np.flatnonzero(
+        source.train.labels == source.test.labels[row])[twin] if (
+            part == 'train') else np.flatnonzero(
+                source.validation.labels == source.test.labels[row])[0]
+    source.test.images[row] = getattr(source, part).images[twin]
   return source
 
 
 def test_test_images_in_train_are_refused_or_counted():
   source = with_copies(2)
   with pytest.raises(errors.InputError, match=(
-      'config.data.allow_overlap: 3 test images.*test image 100, .* is train '
-      'image 110')) as e:
+      'config.data.allow_overlap: 3 test images.*: test image 101 .cat. and '
+      r'train image 132 \(cat\); .*set it to True')) as e:
     splits.make(source, seed=0)
   assert '\n' not in str(e.value)
   found = splits.make(source, seed=0, allow_overlap=True).report['duplicates']
@@ -199,9 +205,26 @@ def test_test_images_in_train_are_refused_or_counted():
 
 def test_copies_within_train_are_counted():
   source = dataset()
-  source.train.images[1:4] = source.train.images[0]
+  same = np.flatnonzero(source.train.labels == 1)
+  source.train.images[same[1:4]] = source.train.images[same[0]]
   found = splits.make(source, seed=0, val_fraction=0).report['duplicates']
   assert found['within train'] == 3 and found['test in train'] == 0
+
+
+def test_equal_images_of_two_classes_are_refused_or_named():
+  source = dataset()
+  one, other = (np.flatnonzero(source.train.labels == k)[0] for k in (0, 1))
+  source.train.images[other] = source.train.images[one]
+  source = source._replace(names={'train': [f'{i}.png' for i in range(300)]})
+  pair = sorted((f'{100 + one}.png (ant)', f'{100 + other}.png (bee)'),
+                key=lambda name: int(name.split('.')[0]))
+  with pytest.raises(errors.InputError, match=(
+      'config.data.allow_contradictions: 1 pairs of images are equal, .*: '
+      + ' and '.join(map(re.escape, pair)) + '. Remove')):
+    splits.make(source, seed=0)
+  found = splits.make(source, seed=0, allow_contradictions=True).report
+  assert found['contradictions'] == {'count': 1, 'pairs': [pair]}
+  assert found['overlap'] == {'count': 0, 'pairs': []}
 
 
 @pytest.mark.parametrize('settings, message', [
@@ -247,7 +270,14 @@ def bad(**changes):
 @pytest.mark.parametrize('source, message', [
     (dataset((30, 0, 30)), "'bee' has no training image"),
     (dataset(test=(5, 0, 5)), "'bee' has no test image"),
-    (dataset((30, 1, 30), test=None), "'bee' has no test image"),
+    (dataset((30, 1, 30), test=None), "'bee' has too few images for 3 splits, "
+     'none is left for test; expected 3 or more.*config.data.classes'),
+    (dataset((30, 2, 30), test=None), "'bee' has too few images for 3 splits, "
+     'none is left for validation.*or do without'),
+    (dataset((30, 1, 30)), "'bee' has too few images for 2 splits, none is "
+     'left for validation'),
+    (types.Dataset('ants', ('ant',), dataset().train._replace(
+        labels=np.zeros(90, np.int32))), "ants has one class, 'ant'"),
     (bad(labels=np.full(30, 3, np.int32)), r'labels go from 3 .*0\.\.2'),
     (bad(labels=np.full(30, -1, np.int32)), 'labels go from -1'),
     (bad(labels=np.zeros(29, np.int32)), '30 images, 29 labels'),

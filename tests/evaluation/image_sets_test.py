@@ -174,9 +174,8 @@ def mixed(path):
 
 
 def empty_class(path):
-  images.save_png(path / 'c' / 'b.png', np.zeros((4, 4, 1), np.uint8))
   (path / 'd').mkdir()
-  return path
+  return folder_of(path)
 
 
 def text(path):
@@ -185,8 +184,8 @@ def text(path):
   return path
 
 
-def nested(path):
-  images.save_png(path / 'train' / 'c' / 'b.png', np.zeros((4, 4, 1), np.uint8))
+def folder_of(path):
+  images.save_png(path / 'c' / 'b.png', np.zeros((4, 4, 1), np.uint8))
   return path
 
 
@@ -234,10 +233,10 @@ WRONG = {
         "'shape': (1000000000000, 4, 4), }")), DAMAGED),
     'a member that is no array': (packed(magic=b'\x93NOMPY\1\0'), DAMAGED),
     'no such thing': (lambda root: root / 'x', 'no file, folder or pool'),
-    'no such split': (lambda root: f'{root}@tset', 'no folder'),
+    'no such split': (lambda root: f'{folder_of(root)}@tset',
+                      'has the splits train, got tset.*@train'),
     'an empty folder': (lambda root: root, 'holds no image'),
-    'classes a level deeper': (nested, 'Perhaps .*train'),
-    'a file that is no npz': (text, 'no .npz file'),
+    'a file of another kind': (text, 'REAL: .*is no file of labelled images'),
     'a damaged image': (spoilt, 'b.png: '),
     'two sizes': (two_sizes, r'REAL: .*4x4 \(1\), 5x4 \(1\); --resize'),
     'an empty class': (empty_class, 'REAL: class folder .*/d holds no image'),
@@ -246,14 +245,16 @@ WRONG = {
         lambda root: npz(root / 'a.npz', z=np.zeros(3)), 'holds z; expected'),
     'an npz of several splits': (
         lambda root: npz(root / 'a.npz', x_train=np.zeros((1, 4, 4)),
-                         x_test=np.zeros((1, 4, 4))), 'a.npz@train or'),
+                         x_test=np.zeros((1, 4, 4))),
+        'a.npz has the splits train, test.*a.npz@train'),
     'fewer labels': (
         lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
                          labels=np.zeros(1, int)),
         'REAL: .*labels has 1 rows for 2 images'),
     'labels that are no whole numbers': (
         lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
-                         labels=np.ones(2)), r'REAL: .*labels: float64 \[2\]'),
+                         labels=np.ones(2) / 2),
+        r'REAL: .*labels: float64 \[2\]'),
     'labels below 0': (
         lambda root: npz(root / 'a.npz', images=np.zeros((2, 4, 4)),
                          labels=np.array([0, -1])), 'labels go from -1 to 0'),

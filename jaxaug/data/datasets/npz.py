@@ -1,67 +1,72 @@
-"""Arrays in one .npz file, found by their keys."""
-import os
-import pathlib
-
+"""Arrays in one .npz file, found by their names."""
 import numpy as np
 
 from jaxaug.core import errors, files, types
-from jaxaug.data import images, reading
+from jaxaug.data import arrays, images, reading
 
 
-def load(*, path, train_images='x_train', train_labels='y_train',
-         test_images='x_test', test_labels='y_test', val_images='x_val',
-         val_labels='y_val', names_key='class_names',
-         train_index='train_index', test_index='test_index',
-         resize=None, crop=None) -> types.Dataset:
+def load(*, path: str, train_images: str = '', train_labels: str = '',
+         test_images: str = '', test_labels: str = '', val_images: str = '',
+         val_labels: str = '', names_key: str = 'class_names',
+         train_index: str = 'train_index', test_index: str = 'test_index',
+         range: tuple | None = None, **how: reading.how) -> types.Dataset:
   """Reads a data set from an .npz file.
 
   Args:
     path: the file.
-    train_images, test_images, val_images: keys of the images: uint8 (or other
-      integers in 0..255) [N, H, W] or [N, H, W, C] with C 1 or 3, or floats in
-      [0, 1] or [0, 255].
-    train_labels, test_labels, val_labels: keys of the labels: integers
-      0..K-1, [N] or [N, 1]. A test or validation part that the file does not
-      hold is left out.
-    names_key: key of the class names; without it they are '0', '1', ...
-    train_index, test_index: keys of each image's place in its source, if it
-      has one; without them 0..N-1.
-    resize, crop: as in `images.fit`.
+    train_images, test_images, val_images: names of the arrays of images: uint8
+      (or other numbers, see `range`) [N, H, W] or [N, H, W, C] with C 1 or 3,
+      or [N, C, H, W]; '' finds them, see arrays.find.
+    train_labels, test_labels, val_labels: of the labels, as in arrays.labels; a
+      test or validation part that the file does not hold is left out.
+    names_key: of the class names; without it they are '0', '1', ...
+    train_index, test_index: of each image's place in its source, if it has one;
+      without them 0..N-1.
+    range: (black, white) of floats; None for [0, 1] or [0, 255].
+    **how: see reading.how.
 
   Raises:
-    InputError: the file is missing or damaged, lacks a key, or an array is not
-      what it should be.
+    InputError: the file is missing or damaged, lacks an array, holds a test or
+      validation part that is not read, or an array is not what it should be.
   """
-  keys = {'train': (train_images, train_labels, train_index),
-          'validation': (val_images, val_labels, None),
-          'test': (test_images, test_labels, test_index)}
-  file = pathlib.Path(os.path.expanduser(path))
-  wanted = [k for ks in keys.values() for k in ks] + [names_key]
-  arrays = files.read_npz(file, 'config.data.path', wanted.__contains__)
-  present = {split: ks for split, ks in keys.items()
-             if split == 'train' or ks[0] in arrays or ks[1] in arrays}
-  for split, pair in present.items():
-    for key in pair[:2]:
-      if key not in arrays:
-        raise errors.InputError(
-            f'config.data.path: {file} has no array {key!r} ({split}); it '
-            f'holds {", ".join(arrays) or "nothing"}.'
-            f'{errors.nearest(key, arrays)}')
+  how = reading.how(**how)
+  if range is not None and not (len(range) == 2 and range[0] < range[1]):
+    raise errors.InputError(f'config.data.range: {range!r}; expected (black, '
+                            'white), such as (-1, 1).')
+  file = reading.file(path, 'config.data.path')
   where = f'config.data.path: {file}'
-  found = {split: reading.labelled(arrays, *ks[:2], where)
-           for split, ks in present.items()}
-  if names_key in arrays:
-    names = reading.class_names(arrays[names_key])
-  else:  # No more classes than images: garbage labels would make billions.
-    labels = found['train'][1]
-    names = tuple(map(str, range(min(int(labels.max()) + 1, len(labels)))))
-  splits = {}
-  for split, (pixels, labels) in found.items():
-    index_key = keys[split][2]
-    index = arrays.get(index_key, np.arange(len(labels)))
-    reading.one_each(index, pixels, f'{where}: {index_key}')
+  keys = arrays.find(
+      files.read_npz(file, 'config.data.path', lambda key: False), where, {
+          'train': arrays.Keys(train_images, train_labels),
+          'validation': arrays.Keys(val_images, val_labels),
+          'test': arrays.Keys(test_images, test_labels)})
+  for split, (_, labels) in keys.items():
+    if not labels:
+      raise errors.InputError(
+          f'{where} has no labels of {split} that are known by their name; '
+          f'expected y_{split}, or config.data.{split}_labels.')
+  index_keys = {'train': train_index, 'test': test_index}
+  wanted = {*sum(keys.values(), ()), names_key, *index_keys.values()}
+  held = {name: array for name, array in files.read_npz(
+      file, 'config.data.path', wanted.__contains__).items()
+          if array is not None}
+  names = (arrays.class_names(held[names_key]) if names_key in held else None)
+  found = arrays.labels({split: held[k.labels] for split, k in keys.items()},
+                        names, {split: f'{where}: {k.labels}'
+                                for split, k in keys.items()})
+  splits, notes = {}, [*found.notes]
+  for split, (image_key, label_key) in keys.items():
+    pixels, more = arrays.images(held[image_key], f'{where}: {image_key}',
+                                 span=range, alpha=how.alpha, depth=how.depth)
+    arrays.one_each(found.numbers[split], len(pixels), f'{where}: {label_key}')
+    index = held.get(index_keys.get(split), np.arange(len(pixels)))
+    arrays.one_each(index, len(pixels), f'{where}: {index_keys.get(split)}')
+    notes += more
     splits[split] = types.Split(
-        images.fit_all(pixels, resize, crop, str(file)),
-        reading.numbered(labels, len(names), f'{where}: {keys[split][1]}'),
-        index.astype(np.int64))
-  return types.Dataset(file.stem, names, **splits)
+        images.fit_all(pixels, how.resize, how.crop, str(file)),
+        found.numbers[split], index.astype(np.int64))
+  names = found.class_names
+  if names is None:
+    names = tuple(map(str, np.arange(splits['train'].labels.max() + 1)))
+  return types.Dataset(file.stem, names, **splits,
+                       about={'notes': list(dict.fromkeys(notes))})

@@ -11,7 +11,8 @@ from jaxaug.study import schema
 from jaxaug.study import tasks as study_tasks
 
 # A change of what this stage computes belongs into its key.
-VERSION = 3
+VERSION = 4
+_GIVEN = ('train', 'validation', 'test')
 _PARTS = ('train', 'validation', 'test', 'unused')
 
 
@@ -42,12 +43,15 @@ def run(folder: files.Folder, *, seed: int, **config) -> dict:
   begun = time.monotonic()
   load, load_args, split_args = schema.data_arguments(**config)
   dataset = load(**load_args)
+  dataset = dataset._replace(**{
+      part: split._replace(images=np.asarray(split.images))
+      for part in _GIVEN if (split := getattr(dataset, part)) is not None})
   # A source that takes these keys has cut its images already.
   fit = {key: config[key] for key in ('resize', 'crop')
          if config.get(key) is not None and key not in load_args}
   dataset = dataset._replace(**{
       part: split._replace(images=images.fit_all(split.images, **fit))
-      for part in ('train', 'validation', 'test')
+      for part in _GIVEN
       if fit and (split := getattr(dataset, part)) is not None})
   made = splits.make(dataset, seed=seed, **split_args)
   # Here, as numpy does not say that the disk is full.
@@ -66,7 +70,7 @@ def run(folder: files.Folder, *, seed: int, **config) -> dict:
       'counts': {part: list(counts.values())
                  for part, counts in report.pop('counts').items()},
       'digests': report.pop('sha256'), 'overlaps': report.pop('duplicates'),
-      **report, 'seconds': time.monotonic() - begun}
+      'checks': dataset.about, **report, 'seconds': time.monotonic() - begun}
   files.finish(folder.partial, folder.final, manifest)
   sizes = ', '.join(f'{len(getattr(made, part).labels)} {part}'
                     for part in _PARTS)
