@@ -184,6 +184,29 @@ def pool(generator: str, *, per_class: int = 0, batch_size: int = 100,
                   **more)
 
 
+def imported(path: str = '', *, source: str = 'auto', split: str = '',
+             trained_on: str = '', per_class: int = 0, selectors: tuple = (),
+             **more):
+  """A block of config.pools: labelled images that somebody else made.
+
+  Args:
+    path: where they lie.
+    source: a file of data/datasets/ that reads them; 'auto' tells folders, npz,
+      tables, parquet, WebDataset and zips apart.
+    split: which part, of a source with several.
+    trained_on: sha256 of the images that its generator learned from, as the
+      report and an export have it of a split; '' for nobody knows.
+    per_class: the first images of each class, in the order of the files; 0 for
+      all.
+    selectors: what screens them, as of `pool`.
+    **more: goes to the source, such as alpha, crop or ignore. Images get the
+      size of the study's.
+  """
+  return _section(generator='', source=source, path=path, split=split,
+                  trained_on=trained_on, per_class=per_class, batch_size=100,
+                  selectors=selectors, draw={}, **more)
+
+
 def arm(name: str, **more) -> dict:
   """One arm: real images, how those of a pool join them, and the loss.
 
@@ -218,7 +241,7 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   config.sample_every, config.eval_every = 4, 3
   config.curve.every, config.curve.images = 4, 100
   config.evaluation.metrics = ('fid', 'prdc')
-  if config.data.source in ('tfds', 'folder', 'npz'):
+  if config.data.source in ('tfds', 'auto', 'folder', 'npz'):
     # Nothing to download, to prepare, to have.
     config.data.source, config.data.name = 'fashion_mnist_small', None
     config.data.path = config.data.resize = None
@@ -236,6 +259,10 @@ def smoke(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
       block.epochs = 0.0
   for block in config.pools.values():
     block.per_class, block.batch_size = 20, 20
+    if block.get('source'):
+      block.source, block.split = 'fashion_mnist_small', 'train'
+      del block['path']
+      config.audit.allow_leaks = True  # Images of the study's own splits.
   return config
 
 

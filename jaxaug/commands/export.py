@@ -1,98 +1,176 @@
-"""Writes a pool for other tools: jaxaug export POOL OUT."""
-import collections
-import csv
+"""Writes a pool, or a split, for other tools: jaxaug export POOL OUT."""
 import os
 import pathlib
-import re
+
+import numpy as np
 
 from jaxaug.core import errors, exit_status, files, interrupts
-from jaxaug.data import images, pools
+from jaxaug.data import pools, writing
 
-COLUMNS = ('file', 'label', 'class', 'generator', 'batch', 'row')
+_SPLITS = ('train', 'validation', 'test', 'unused')
+_CARD = """---
+license: {licence}
+task_categories:
+- image-classification
+pretty_name: {title}
+---
+# {title}
+
+{what}
+
+| | |
+|---|---|
+{facts}
+
+Classes, in the order of the labels: {classes}.
+"""
 
 
-def folder_names(class_names) -> list[str]:
-  """Returns the class names as folders: '/' becomes '_'.
+def pool(path) -> writing.Labelled:
+  """Returns a pool as it is written."""
+  made = pools.read(path)
+  manifest, names = made.manifest, tuple(made.manifest['class_names'])
+  count, folder = len(made.labels), pools.find(path)
+  imported = manifest.get('imported')
+  facts = {
+      'images': f'{count:,}, {made.images.shape[1]}x{made.images.shape[2]}',
+      'made by': 'somebody else, see below' if imported else
+                 f'{manifest["generator"]} ({manifest["generator_key"]})',
+      'learned from': 'nobody says' if imported else (
+          f'the training split of sha256 {manifest.get("train_digest", "?")}, '
+          'which config.pools.NAME.trained_on may say in another study of it')}
+  results = _results(folder)
+  facts |= _judged(results, folder.name.rpartition('-')[0])
+  if imported:
+    facts['from'] = imported['path']
+  return writing.Labelled(
+      made.images, made.labels, names, {
+          'generator': [manifest['generator_key']] * count,
+          'batch': made.batch.tolist(), 'row': made.row.tolist()},
+      _card(folder.name, 'Images made by a computer, each labelled with the '
+            'class that was asked for. None is a photograph of anything.',
+            facts, names, results.get('data', {})),
+      {'generator': manifest['generator_key'], 'seed': manifest['seed']})
+
+
+def _results(folder: pathlib.Path) -> dict:
+  """Returns the results of the study that a pool lies in; {} before them."""
+  try:
+    return files.read_json(folder.parents[1] / 'results.json')
+  except errors.InputError:
+    return {}
+
+
+def _judged(results: dict, name: str) -> dict[str, str]:
+  """What the results of its study say of a pool."""
+  entry, out = results.get('pools', {}).get(name), {}
+  if not entry:
+    return {}
+  out['study'] = f'{results["study"]}, {results["data"]["name"]}'
+  if obedience := entry.get('obedience'):
+    out['obedience'] = (
+        f'{obedience["mean"]:.1%} show their class by a judge that errs on '
+        f'{obedience["judge_test_error"]:.1%} of real test images')
+  for side, found in (entry.get('audit') or {}).items():
+    if side != 'n':
+      out[f'copies of {side} images'] = (
+          f'{found["exact"]} exact, {found["near"]} near of '
+          f'{entry["audit"]["n"]}; of clean real images '
+          f'{found["yardstick_share"]:.1%} are as near')
+  for classifier, c in results['classifiers'].items():
+    for arm, row in c['arms'].items():
+      if row['generated'] and name in row['description']:
+        out[f'verdict, {classifier}, {arm}'] = (
+            f'{row["verdict"]} (test {c["label"]}, n = {row["n"]})')
+  return out
+
+
+def split(folder, name: str) -> writing.Labelled:
+  """Returns a split of a study's data, by the folder of its `data` stage."""
+  folder = pathlib.Path(folder)
+  inside = sorted(f.parent for f in folder.glob('*/manifest.json'))
+  if not (folder / f'{name}_images.npy').is_file() and len(inside) == 1:
+    folder = inside[0]  # WORKDIR/data of one fold.
+  if not (folder / f'{name}_images.npy').is_file():
+    raise errors.InputError(
+        f'{folder}: holds no {name} split; expected WORKDIR/data, or '
+        'WORKDIR/data/HASH where there are several.')
+  manifest = files.manifest(folder)
+  images, labels, index = (
+      np.load(folder / f'{name}_{field}.npy', mmap_mode='r')
+      for field in ('images', 'labels', 'index'))
+  names, sha = tuple(manifest['class_names']), manifest['digests'][name]
+  facts = {'images': f'{len(labels):,}, {images.shape[1]}x{images.shape[2]}',
+           'from': f'{manifest["name"]}, split {name}', 'sha256': sha}
+  what = 'Real images.'
+  if name == 'train':
+    what += (' A generator that learned from these and no others may say so: '
+             f'config.pools.NAME.trained_on={sha}.')
+  return writing.Labelled(
+      images, np.asarray(labels), names, {'index': index.tolist()},
+      _card(f'{manifest["name"]} {name}', what, facts, names, manifest),
+      {'sha256': sha})
+
+
+def _card(title: str, what: str, facts: dict, names, data: dict) -> str:
+  """Returns the page of a set; data: of the manifest of the study's."""
+  licence = data.get('checks', {}).get('licence', 'unknown')
+  facts = facts | {'licence of the source': licence}
+  return _CARD.format(
+      licence=licence, title=title, what=what, facts='\n'.join(
+          f'| {key} | {str(value).replace("|", "/")} |'
+          for key, value in facts.items()),
+      classes=', '.join(f'{i} {name}' for i, name in enumerate(names)))
+
+
+def write(given: writing.Labelled, out: pathlib.Path, form: str):
+  """Writes all, or nothing.
 
   Raises:
-    InputError: two classes would share a folder, or a name is empty, hidden or
-      too long.
+    InputError: there is something at `out` already, or it cannot be written.
   """
-  folders = [re.sub('[/\\0]', '_', name) for name in class_names]
-  counts = collections.Counter(folders)
-  for name, folder in zip(class_names, folders, strict=True):
-    if not folder or folder[0] == '.' or len(folder.encode()) > 255:
-      raise errors.InputError(
-          f'class {name!r} cannot be the name of a folder; expected --format '
-          'npz for this pool.')
-    if counts[folder] > 1:
-      raise errors.InputError(
-          f'class {name!r} shares the folder name {folder!r} with another; '
-          'expected --format npz for this pool.')
-  return folders
-
-
-def to_folder(pool: pools.Pool, out: pathlib.Path):
-  """Writes OUT/CLASS/000001.png, numbered in each class, and labels.csv."""
-  folders = folder_names(pool.manifest['class_names'])
+  put, is_folder = writing.FORMATS[form]
   with files.writing(out):
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if is_folder and out.exists() and not (
+        out.is_dir() and not any(out.iterdir())):
       raise errors.InputError(
           f'{out}: is not empty; expected a new or an empty folder.')
+    if not is_folder and out.exists():
+      raise errors.InputError(f'{out}: is there already; expected a new file.')
+    if not is_folder:
+      out.parent.mkdir(parents=True, exist_ok=True)
+      put(out, given)
+      return
     whole = out.absolute()
     partial = files.folder(whole.parent, whole.name).partial
     files.begin(partial)
     try:
-      _write_files(pool, folders, partial)
+      put(partial, given)
       os.rename(partial, out)
     finally:
       files.remove(partial)
 
 
-def _write_files(pool, folders, root):
-  numbers, manifest = collections.Counter(), pool.manifest
-  with open(root / 'labels.csv', 'w', newline='', encoding='utf-8') as f:
-    table = csv.writer(f, lineterminator='\n')
-    table.writerow(COLUMNS)
-    for image, label, batch, row in zip(
-        pool.images, pool.labels.tolist(), pool.batch.tolist(),
-        pool.row.tolist(), strict=True):
-      numbers[label] += 1
-      file = f'{folders[label]}/{numbers[label]:06d}.png'
-      images.save_png(root / file, image)
-      table.writerow([file, label, manifest['class_names'][label],
-                      manifest['generator_key'], batch, row])
-
-
-def to_npz(pool: pools.Pool, out: pathlib.Path):
-  """Writes the keys that config.data.source=npz reads, and provenance."""
-  if out.exists():
-    raise errors.InputError(f'{out}: is there already; expected a new file.')
-  with files.writing(out):
-    out.parent.mkdir(parents=True, exist_ok=True)
-  files.save_npz(
-      out, x_train=pool.images, y_train=pool.labels, batch=pool.batch,
-      row=pool.row, class_names=pool.manifest['class_names'],
-      generator=pool.manifest['generator_key'], seed=pool.manifest['seed'])
-
-
 def main(argv=None) -> int:
   """Returns the exit status, see core/exit_status.py."""
-  parser = exit_status.parser(
-      'jaxaug export',
-      'Writes a pool as PNG files with labels.csv, or as one npz.')
-  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pool/NAME')
-  parser.add_argument('out', metavar='OUT', help='a new folder, or npz file')
-  parser.add_argument('--format', choices=('folder', 'npz'), default='folder')
+  parser = exit_status.parser('jaxaug export', 'Writes a pool, or a split of '
+                              'the data, for other tools.')
+  parser.add_argument('pool', metavar='POOL', help='WORKDIR/pool/NAME, or with '
+                      '--split WORKDIR/data')
+  parser.add_argument('out', metavar='OUT', help='a new folder; of npz and zip '
+                      'a file')
+  parser.add_argument('--format', choices=tuple(writing.FORMATS),
+                      default='folder')
+  parser.add_argument('--split', choices=_SPLITS, default=None, help='of a '
+                      "study's data, in place of a pool")
 
   def work():
     args = parser.parse_args(argv)
     out = pathlib.Path(args.out)
-    write = {'folder': to_folder, 'npz': to_npz}[args.format]
-    pool = pools.read(args.pool)
-    write(pool, out)
-    print(f'{len(pool.labels)} images of {pool.manifest["generator_key"]}: '
-          f'{out}')
+    given = split(args.pool, args.split) if args.split else pool(args.pool)
+    write(given, out, args.format)
+    made = args.split or given.facts['generator']
+    print(f'{len(given.labels)} images of {made}: {out}')
   return exit_status.of('jaxaug export', work)
 
 

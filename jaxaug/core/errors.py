@@ -70,6 +70,15 @@ def net():
         Failure('the memory of the device is used up', again=True)) from e
 
 
+@contextlib.contextmanager
+def renamed(old: str, new: str):
+  """Within it, keys of one part of a config are called after another."""
+  try:
+    yield
+  except InputError as e:
+    raise InputError(str(e).replace(old, new), e.failure, e.full) from e
+
+
 def shown(value) -> str:
   """Returns a value as messages show it: not at any length."""
   text = repr(value)

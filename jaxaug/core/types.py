@@ -42,7 +42,7 @@ class Dataset(typing.NamedTuple):
 
   about: what a reader should know of how it was read, a JSON value: 'sizes' and
     'modes' of the images as they were and 'ignored' files, each with how many,
-    and 'notes'; any of it.
+    'notes', and the 'licence' of the images; any of it.
   names: split -> what each image is called; {} where they have no names.
   """
   name: str

@@ -62,8 +62,8 @@ def _target(name, value, counts, where) -> int:
 def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
                  replace: float | None = None, add: float | None = None,
                  add_per_class=None, fill=None, pool_only: bool = False,
-                 oversample=None, classes: tuple = (), where: str = 'arm',
-                 ) -> tuple[np.ndarray, np.ndarray]:
+                 oversample=None, classes: tuple = (), pool_counts=None,
+                 where: str = 'arm') -> tuple[np.ndarray, np.ndarray]:
   """Returns how many real images an arm keeps and how many it draws a class.
 
   With none of the choices given, the arm is the real images alone.
@@ -73,7 +73,8 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
     class_names: in the order of the labels.
     replace: share of the real images of each class that gives way.
     add: synthetic images for each real one, class by class.
-    add_per_class: synthetic images a class: a count, or class name -> count.
+    add_per_class: synthetic images a class: a count, class name -> count, or
+      'all' that the pool has.
     fill: adds until every class has this many; 'max' means as many as the
       largest class.
     pool_only: as many synthetic images as there are real, and no real ones.
@@ -81,6 +82,7 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
       many; 'max' as with fill. A class without images stays without.
     classes: names of the classes that the choice is about, the others staying
       as they are; () for all.
+    pool_counts: int [K], images of each class in the arm's pool, for 'all'.
     where: config path, for errors.
 
   Returns:
@@ -100,7 +102,7 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
   counts = np.bincount(labels, minlength=len(class_names))
   if classes:
     return _of_some(counts, labels, classes, class_names=class_names,
-                    where=where, **chosen)
+                    where=where, pool_counts=pool_counts, **chosen)
   if replace is not None:
     errors.between(f'{where}.replace', replace, 0, 1)
     out = _shares(counts, replace)
@@ -113,6 +115,11 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
     return counts, _shares(counts, add)
   if add_per_class is not None:
     key = f'{where}.add_per_class'
+    if isinstance(add_per_class, str):
+      errors.one_of(key, add_per_class, ('all',))
+      # Without a pool the arm is refused, see check.
+      return counts, np.zeros_like(counts) if pool_counts is None else (
+          np.asarray(pool_counts))
     if not isinstance(add_per_class, dict):
       add_per_class = dict.fromkeys(class_names, add_per_class)
     for name, count in add_per_class.items():
@@ -130,7 +137,8 @@ def class_counts(labels: np.ndarray, *, class_names: tuple[str, ...],
   return counts, np.zeros_like(counts)
 
 
-def _of_some(counts, labels, classes, *, class_names, where, **choice):
+def _of_some(counts, labels, classes, *, class_names, where, pool_counts,
+             **choice):
   """Makes a choice of class_counts for some classes alone."""
   if not choice:
     raise errors.InputError(
@@ -144,7 +152,7 @@ def _of_some(counts, labels, classes, *, class_names, where, **choice):
   for name in per_class if isinstance(per_class, dict) else ():
     errors.one_of(f'{where}.add_per_class', name, tuple(classes))
   keep, draw = class_counts(labels, class_names=class_names, where=where,
-                            **choice)
+                            pool_counts=pool_counts, **choice)
   return np.where(some, keep, counts), np.where(some, draw, 0)
 
 
@@ -168,7 +176,8 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
     InputError: what class_counts refuses, a pool without a use, a use without
       a pool, or a pool that holds too few images of a class, or none.
   """
-  keep, draw = class_counts(labels, class_names=class_names, where=where, **how)
+  keep, draw = class_counts(labels, class_names=class_names, where=where,
+                            pool_counts=pool_counts, **how)
   uses = [k for k, v in (how | {'partner': partner}).items()
           if v is not None and v is not False
           and k not in ('oversample', 'classes')]
@@ -195,14 +204,14 @@ def check(labels: np.ndarray, pool_counts: np.ndarray | None, *,
     if draw[k] and not pool_counts[k]:
       raise errors.InputError(
           f'{where}: needs {draw[k]} synthetic images of class {name!r}, which '
-          'its pool has none of, for its generator makes other classes; '
+          'its pool has none of, for it is of other classes; '
           f'expected {where}.classes to name some of '
           f'{_with_images(pool_counts, class_names)}.')
     if draw[k] and draw[k] > pool_counts[k]:
       raise errors.InputError(
           f'{where}: class {name!r} needs {draw[k]} synthetic images and the '
-          f'pool holds {pool_counts[k]}; expected config.pools.NAME.per_class '
-          f'of at least {draw[k]}.')
+          f'pool holds {pool_counts[k]}; expected a pool of that many, see '
+          'config.pools.NAME.per_class.')
   return keep, draw
 
 

@@ -159,6 +159,8 @@ def describe(arm: Arm) -> str:
              'images')
   elif chosen == 'add':
     words = f'real images and {arm.add:.0%} as many {arm.pool} images'
+  elif chosen == 'add_per_class' and arm.add_per_class == 'all':
+    words = f'real images and all of {arm.pool}'
   elif chosen == 'add_per_class':
     words = 'real images and ' + (
         ' and '.join(f'{count} of {name}'

@@ -198,8 +198,9 @@ def _complete(config: dict, given: dict):
   for where, section, block in sections.blocks(config):
     kind, key = sections.PARTS.get(section, ('', ''))
     takes = {}
-    if kind:
-      name = given.get(f'{where}.{key}', block[key])
+    # A pool that is drawn has no source.
+    name = kind and given.get(f'{where}.{key}', block.get(key))
+    if name:
       for part in sections.parts(kind, name, f'{where}.{key}'):
         sections.check_arguments(part, block, where)
         takes |= registry.arguments(part)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxaug.core import errors, types
 from jaxaug.data import mixing, origins
-from jaxaug.study import arms, selection, tasks
+from jaxaug.study import arms, imports, selection, tasks
 from jaxaug.study.stages import (
   audit,
   classify,
@@ -72,8 +72,11 @@ def open_study(config: dict, workdir: pathlib.Path,
     errors.one_of('config.minority', name, names)
   spec = types.ImageSpec(*folds[0].splits.report['shape'], len(names))
   models = generate.models(config, spec, names)
-  folds = tuple(fold._replace(pool_sizes=_pool_sizes(
-      config, chosen, models, fold.splits)) for fold in folds)
+  brought = {name: imports.find(block, spec, names, f'config.pools.{name}')
+             for name, block in config['pools'].items()
+             if imports.is_import(block)}
+  folds = tuple(fold._replace(brought=brought, pool_sizes=_pool_sizes(
+      config, chosen, models, brought, fold.splits)) for fold in folds)
   study = tasks.Study(config, workdir, spec, chosen, models, machine(config),
                       folds)
   return study._replace(tasks=tuple(_tasks(study, fold) for fold in folds))
@@ -88,22 +91,43 @@ def _tasks(study: tasks.Study, fold: tasks.Fold) -> dict:
   return made
 
 
-def _pool_sizes(config: dict, chosen, models: dict,
+def _pool_sizes(config: dict, chosen, models: dict, brought: dict,
                 made) -> dict[str, np.ndarray]:
-  """Images of each class in each pool, int64 [K]: as its block says, or as its
-  arms need; none of a class that its generator does not make."""
+  """Images of each class in each pool, int64 [K], at least.
+
+  As its block says, or as its arms need; none of a class that its generator
+  does not make. Of a pool that is brought all that there are, where nothing
+  screens it.
+  """
   needed, labels = collections.Counter(), np.asarray(made.train.labels)
+  screened = {name for name in brought if config['pools'][name]['selectors']}
+  count = len(made.class_names)
+  there = {name: np.bincount(found.labels, minlength=count)
+           for name, found in brought.items()}
   for i, arm in enumerate(chosen):
-    _, draw = mixing.class_counts(labels, class_names=made.class_names,
-                                  where=f'config.arms[{i}]', **arm.how)
-    most = draw.max()
+    where = f'config.arms[{i}]'
+    if arm.add_per_class == 'all' and arm.pool in screened | (
+        config['pools'].keys() - brought.keys()):
+      raise errors.InputError(
+          f"{where}.add_per_class: 'all', and how many images pool "
+          f'{arm.pool!r} has is known only when it is made; expected a count.')
+    _, draw = mixing.class_counts(
+        labels, class_names=made.class_names, where=where,
+        pool_counts=there.get(arm.pool), **arm.how)
+    most = draw
     if arm.with_partners:
-      most = max(most, np.bincount(labels).max())
-    needed[arm.pool] = max(needed[arm.pool], int(most))
+      most = np.maximum(most, np.bincount(labels).max())
+    needed[arm.pool] = np.maximum(needed[arm.pool], most)
   def sizes(name, block):
+    if name in brought:
+      wanted = there[name]
+      if block['per_class']:
+        wanted = np.minimum(wanted, block['per_class'])
+      # Those that selectors must leave.
+      return np.minimum(wanted, needed[name]) if name in screened else wanted
     makes = np.zeros(len(made.class_names), np.int64)
     makes[[*_makes(config, models, block['generator'], made.class_names)]] = 1
-    return makes * (block['per_class'] or max(_LEAST, needed[name]))
+    return makes * (block['per_class'] or max(_LEAST, np.max(needed[name])))
   return {name: sizes(name, block) for name, block in config['pools'].items()}
 
 

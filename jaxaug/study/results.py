@@ -6,13 +6,13 @@ import numpy as np
 
 from jaxaug.core import files
 from jaxaug.evaluation import confusion
-from jaxaug.study import arms, failures, tasks, verdicts
+from jaxaug.study import arms, failures, imports, tasks, verdicts
 from jaxaug.study.report import pictures
 from jaxaug.study.stages import classify, generate, judge
 from jaxaug.training import mesh, metrics_log
 
 # A change of what is computed here belongs into its key.
-VERSION = 8
+VERSION = 9
 
 
 def folder(study: tasks.Study) -> files.Folder:
@@ -92,14 +92,19 @@ def _pools(study: tasks.Study) -> dict:
   out = {}
   def read(task):
     return task.read() if task.done else None
-  for made in study.tasks:
+  for fold, made in zip(study.folds, study.tasks, strict=True):
     judged = [read(task) for task in made['judge'].values()]
     for name, task in made['pool'].items():
       if not task.done:
         continue
       manifest, audited = task.manifest(), read(made['audit'][name])
       keep = ('generator', 'per_class', 'counts', 'selectors', 'drawn',
-              'from_real')
+              'from_real', 'imported')
+      imported = manifest['imported']
+      if imported:
+        imported |= imports.provenance(
+            study.config['pools'][name], fold.splits.report['digests'],
+            f'config.pools.{name}')
       out[task.title] = {k: manifest[k] for k in keep} | {
           'audit': audited and audited[0],
           'quality': read(made['quality'][name]),
@@ -210,12 +215,16 @@ def _copies(entries: list[dict | None]) -> dict | None:
 
   Returns:
     'share' of the pool, 'clean', that of clean real images, 'from_real',
-    whether its images start from training images; None where nobody looked.
+    whether its images start from training images, and 'warning', of one that
+    somebody else made, or ''; None where nobody looked.
   """
   if not all(entry and entry['audit'] for entry in entries):
     return None
   sides = [entry['audit']['train'] for entry in entries]
-  return {'share': float(np.mean([side['share'] for side in sides])),
+  warnings = [entry['imported']['warning'] for entry in entries
+              if entry['imported']]
+  return {'warning': next(filter(None, warnings), ''),
+          'share': float(np.mean([side['share'] for side in sides])),
           'clean': float(np.mean([side['yardstick_share'] for side in sides])),
           'from_real': any(entry['from_real'] for entry in entries)}
 

@@ -6,9 +6,9 @@ from jaxaug.evaluation import features, measure
 from jaxaug.study import arms, budget, sections, verdicts
 
 # Keys of a block that do not go to its part.
-LOOP, CLASSIFIER, JUDGE, SELECTOR = (
+LOOP, CLASSIFIER, JUDGE, SELECTOR, POOL = (
     tuple(sections.BLOCKS[name])
-    for name in ('generators', 'classifiers', 'judge', 'selectors'))
+    for name in ('generators', 'classifiers', 'judge', 'selectors', 'pools'))
 # Of runs and of folds.
 _MOST = 1000
 PUBLISHED = ('classifier', 'arm', 'value', 'n', 'metric', 'source',
@@ -113,6 +113,16 @@ def _check_length(block: dict, where: str):
     errors.positive(f'{where}.epochs', epochs)
 
 
+def _check_import(block: dict, where: str):
+  """Refuses what a pool that somebody else made cannot be."""
+  if block['generator'] or block['draw']:
+    raise errors.InputError(
+        f'{where}: has a source, and also a generator or how it draws; '
+        'expected one of the two.')
+  load = registry.find('datasets', block['source'], f'{where}.source').load
+  registry.check(load, arguments(block, POOL), where, also=POOL)
+
+
 def _check_selectors(config: dict, names, where: str):
   """Refuses names of no selector, and one twice."""
   known = [*config['selectors'], *registry.names('selectors')]
@@ -158,8 +168,11 @@ def _check_blocks(config: dict):
     raise errors.InputError('config.classifiers: empty; expected at least one.')
   for name, block in config['pools'].items():
     where = f'config.pools.{name}'
-    _named(block['generator'], config['generators'], f'{where}.generator',
-           'generator')
+    if block.get('source'):
+      _check_import(block, where)
+    else:
+      _named(block['generator'], config['generators'], f'{where}.generator',
+             'generator')
     _check_selectors(config, block['selectors'], f'{where}.selectors')
     errors.count(f'{where}.per_class', block['per_class'], least=0)
     errors.count(f'{where}.batch_size', block['batch_size'])

@@ -52,18 +52,21 @@ BLOCKS = {
     'generators': _LOOP | {'representatives': str},
     'classifiers': _LOOP | {'epochs': float},
     'judge': _LOOP | {'epochs': float, 'augment': str},
-    'pools': {'generator': str, 'per_class': int, 'batch_size': int,
-              'selectors': tuple, 'draw': dict},
+    'pools': {'generator': str, 'source': str, 'split': str, 'trained_on': str,
+              'per_class': int, 'batch_size': int, 'selectors': tuple,
+              'draw': dict},
 }
 # Section of blocks -> the kind of a block's part, and the key that names it.
-PARTS = {'selectors': ('selectors', 'selector'),
+PARTS = {'pools': ('datasets', 'source'),
+         'selectors': ('selectors', 'selector'),
          'generators': ('generators', 'model'),
          'classifiers': ('classifiers', 'model'),
          'judge': ('classifiers', 'model')}
 # What may be left out where a file writes a section or block anew.
 _OPTIONAL = {'config.data': set(KEYS['config.data']) - {'source'}}
 DEFAULTS = {'epochs': 0.0, 'augment': '', 'representatives': '',
-            'selectors': (), 'draw': {}} | SELECTOR
+            'selectors': (), 'draw': {}, 'source': '', 'split': '',
+            'trained_on': ''} | SELECTOR
 _WORDS = {str: 'text', int: 'a whole number', float: 'a number',
           bool: 'True or False', tuple: 'a tuple', dict: 'a dict',
           types.NoneType: 'None'}
@@ -152,7 +155,10 @@ def parts(kind: str, name: str, where: str = '') -> list:
   Raises:
     InputError: there is no such part; `where` is the key that names it.
   """
-  build = registry.find(kind, name, where).build
+  found = registry.find(kind, name, where)
+  if kind == 'datasets':
+    return [found.load]
+  build = found.build
   return [build, classifier.make] if kind == 'classifiers' else [build]
 
 

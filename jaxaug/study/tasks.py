@@ -90,12 +90,14 @@ class Fold(typing.NamedTuple):
   """One split of the data; the only one without cross-validation.
 
   number: its place, or None for the only one.
-  pool_sizes: pool -> images of each class in it, int64 [K].
+  pool_sizes: pool -> images of each class in it, int64 [K], at least.
+  brought: pool -> imports.Import, of those that are not drawn.
   """
   number: int | None
   data: Task
   splits: splits.Splits
   pool_sizes: dict[str, np.ndarray] = {}
+  brought: dict = {}
 
   def digests(self, *parts: str) -> list[str]:
     """Names the contents of some splits in a hash."""

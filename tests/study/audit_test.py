@@ -24,7 +24,7 @@ def audited(tmp_path_factory):
       train[:7]])
   folder = files.folder(tmp_path_factory.mktemp('audit'), 'pool-abc')
   manifest = stage.run(folder, name='gan', pool=_split(pool),
-                       train=_split(train), test=_split(test),
+                       real={'train': _split(train), 'test': _split(test)},
                        features=lambda x: x[:, ::7, ::7].reshape(len(x), -1) /
                        255)
   return folder, manifest, pool, train, test

@@ -24,6 +24,7 @@ READERS = {
     'runs_at_once': {'results'}, 'steps_per_call': {'results'},
     'published': {'results'}, 'audit': {'results'},
     'data': ALL, 'data.allow_overlap': {'data', 'results'},
+    'data.allow_contradictions': {'data', 'results'},
     'evaluation.extractor': GENERATED, 'evaluation.weights': None,
     'evaluation.batch_size': {'results'},
     'evaluation.metrics': {'quality', 'results'},
@@ -44,6 +45,7 @@ OTHERS = {
     'data.classes': 'class_0,class_1', 'data.imbalance': ('exponential', 2),
     'data.resize': 12, 'data.crop': 6, 'data.per_class': 12,
     'data.fraction': None,  # Excludes per_class.
+    'data.alpha': None,  # Of files.
     'data.test_fraction': None,
     'data.folds': None, 'data.fold': None,  # See arms_test.
     'evaluation.extractor': 'scattering', 'evaluation.metrics': ('fid', 'kid'),
@@ -240,7 +242,8 @@ def replaced(study, **fields):
 
 SPLITS = {'generate': {'train', 'validation'}, 'pool': {'train'},
           'judge': {'train', 'validation', 'test', 'unused'},
-          'audit': {'train', 'test'}, 'quality': {'train', 'test'},
+          'audit': {'train', 'validation', 'test'},
+          'quality': {'train', 'test'},
           'classify': {'train', 'validation', 'test'}}
 PURPOSES = {'generate': {'generator'}, 'pool': {'pool', 'selector'},
             'audit': set(),

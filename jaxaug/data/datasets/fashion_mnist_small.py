@@ -24,4 +24,5 @@ def load() -> types.Dataset:
                     file[f'{split}_index'].astype(np.int64))
         for split in ('train', 'test'))
     names = tuple(file['class_names'].tolist())
-  return types.Dataset('fashion_mnist_small', names, train=train, test=test)
+  return types.Dataset('fashion_mnist_small', names, train=train, test=test,
+                       about={'licence': 'mit'})

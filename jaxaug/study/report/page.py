@@ -52,6 +52,7 @@ def render(results: dict, shown: Pictures) -> str:
     return template.render(
         r=results, level=words.level(alpha), cautions=words.cautions(results),
         minority=words.minority(results),
+        checks=words.data_checks(results['data']),
         budget=words.BUDGETS.get(results['config'].get('budget')),
         published=published(results.get('published', ())),
         qualities={name: pool['quality']

@@ -265,9 +265,39 @@ def cautions(results: dict) -> list[str]:
       out.append(f'Generator {name} {words}.')
   for name, pool in results.get('pools', {}).items():
     audit = pool.get('audit') or {}
-    for split in ('test', 'train'):
+    if warning := (pool.get('imported') or {}).get('warning'):
+      out.append(f'Pool {name} is {warning}. Copies are looked for; that none '
+                 'is found does not say that it has seen no test image.')
+    for split in ('test', 'validation', 'train'):
       if side := audit.get(split):
         out += _copies(name, split, side, audit['n'])
+  return out
+
+
+def data_checks(data: dict) -> list[tuple[str, str]]:
+  """Returns what was found in the data: (what, in words), the usual first."""
+  checks, out = data.get('checks') or {}, []
+  def counted(counts):
+    return ', '.join(f'{count:,} {name}' for name, count in counts.items())
+  for split, counts in data['counts'].items():
+    if sum(counts):
+      out.append((f'images a class, {split}', f'{min(counts):,}' if len(
+          set(counts)) == 1 else f'{min(counts):,} to {max(counts):,}'))
+  for key, what in (('sizes', 'sizes, height x width'), ('modes', 'kinds'),
+                    ('ignored', 'files that were not read')):
+    if checks.get(key):
+      out.append((what, counted(checks[key])))
+  if checks.get('licence'):
+    out.append(('licence', checks['licence']))
+  out += [('note', note) for note in checks.get('notes', ())]
+  for key, what in (('contradictions', 'equal images of two classes'),
+                    ('overlap', 'test images in train or validation')):
+    if found := data.get(key):
+      pairs = [' and '.join(pair) for pair in found['pairs'][:5]]
+      out.append((what, f'{found["count"]:,}: {"; ".join(pairs)}' if pairs else
+                  'none'))
+  out += [(f'identical images, {where}', f'{count:,}')
+          for where, count in data.get('overlaps', {}).items() if count]
   return out
 
 

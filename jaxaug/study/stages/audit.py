@@ -11,8 +11,9 @@ from jaxaug.evaluation import copies
 from jaxaug.study import tasks as study_tasks
 
 # A change of what this stage computes belongs into its key.
-VERSION = 3
+VERSION = 4
 PAIRS = 10
+SIDES = ('train', 'validation', 'test')
 
 
 def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
@@ -25,11 +26,12 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
 def _task(study, fold, pool: study_tasks.Task,
           judge: study_tasks.Task) -> study_tasks.Task:
   folder = study.folder('audit', pool.name, [
-      VERSION, pool.key, judge.key, fold.digests('train', 'test')])
+      VERSION, pool.key, judge.key, fold.digests(*SIDES)])
 
   def work():
     run(folder, name=fold.label(pool.name), pool=pool.read(),
-        train=fold.splits.train, test=fold.splits.test,
+        real={side: split for side in SIDES
+              if len((split := getattr(fold.splits, side)).labels)},
         features=judge.read().features)
   return study_tasks.Task('audit', pool.name, folder, work,
                           functools.partial(read, folder), needs=(pool, judge),
@@ -37,34 +39,36 @@ def _task(study, fold, pool: study_tasks.Task,
 
 
 def run(folder: files.Folder, *, name: str, pool: types.Split,
-        train: types.Split, test: types.Split, features=None) -> dict:
-  """Looks for images of `train` and of `test` in a pool.
+        real: dict[str, types.Split], features=None) -> dict:
+  """Looks for real images of every split in a pool.
 
-  What is near is told by real images: those of `train` against the other
-  ones of `train`, and against `test`.
+  What is near is told by real images: those of 'train' against the other ones
+  of 'train', and against the other splits.
 
   Args:
     folder: where to; pairs.npz, pairs.png and the manifest.
     name: the pool's.
-    pool, train, test: images of one shape.
+    pool: images.
+    real: of SIDES, 'train' and 'test' at least; of the same shape.
     features: None, or a function uint8 [N, H, W, C] -> float [N, D].
 
   Returns:
     The manifest; what its 'audit' holds is said in `read`.
   """
   begun = time.monotonic()
-  pool, train, test = (
-      copies.Side(x, features and np.asarray(features(x)))
-      for x in (np.asarray(split.images) for split in (pool, train, test)))
+  def seen(split):
+    x = np.asarray(split.images)
+    return copies.Side(x, features and np.asarray(features(x)))
+  pool, sides = seen(pool), {side: seen(split) for side, split in real.items()}
   numbers, pairs = {'n': len(pool.images)}, {}
-  for side, real, yardstick in (('train', train, None),
-                                ('test', test, train)):
-    report = copies.compare(pool, real, yardstick)
+  for side, those in sides.items():
+    report = copies.compare(pool, those,
+                            None if side == 'train' else sides['train'])
     numbers[side] = _numbers(report)
     order = np.argsort(report.distance, kind='stable')[:PAIRS]
     index = np.stack([order, report.index[order]], 1)
     pairs |= {f'{side}_pool': pool.images[index[:, 0]],
-              f'{side}_real': real.images[index[:, 1]],
+              f'{side}_real': those.images[index[:, 1]],
               f'{side}_distance': report.distance[order],
               f'{side}_index': index}
   files.begin(folder.partial)
@@ -76,7 +80,7 @@ def run(folder: files.Folder, *, name: str, pool: types.Split,
   files.finish(folder.partial, folder.final, manifest)
   console.say(f'audit {name}: of {numbers["n"]} images ' + ', '.join(
       f'{numbers[side][kind]} are {kind} copies of {side} images'
-      for side in ('train', 'test') for kind in ('exact', 'near')))
+      for side in sides for kind in ('exact', 'near')))
   return manifest
 
 
@@ -102,12 +106,12 @@ def _picture(left, right) -> np.ndarray:
 def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
   """Returns what `run` wrote: (audit, pairs).
 
-  audit: 'n', the pool's size, and for 'train' and 'test' each 'exact' and
-    'near' (not counting exact), the 'share' of both in the pool,
+  audit: 'n', the pool's size, and for each of SIDES that has images 'exact'
+    and 'near' (not counting exact), the 'share' of both in the pool,
     'yardstick_share' of 'yardstick_n' real images by the same rule,
     'threshold', 'median' and 'yardstick_median' of `copies.Report.distance`,
     and the share 'alike' in features, or None.
-  pairs: for 'train' and 'test' each the nearest pairs, the nearest first:
+  pairs: for each of SIDES that has images the nearest pairs, the nearest first:
     SIDE_pool and SIDE_real uint8 [P, H, W, C], SIDE_distance float64 [P],
     SIDE_index int64 [P, 2], the place in the pool and in the split.
   """
@@ -118,7 +122,7 @@ def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
 def gate(numbers: dict, name: str, folder: files.Folder, *,
          max_leaks: float = 0.01, allow_leaks: bool = False,
          where: str = 'config.audit'):
-  """Refuses a pool that holds test images; every launch asks it.
+  """Refuses a pool of test or validation images; every launch asks it.
 
   Real images have look-alikes too: a share of near copies that is not above
   theirs, by 3 standard errors, is chance.
@@ -127,23 +131,27 @@ def gate(numbers: dict, name: str, folder: files.Folder, *,
     numbers: what `read` returned first.
     name: the pool's.
     folder: the audit's.
-    max_leaks: share of the pool that may be near copies of test images.
+    max_leaks: share of the pool that may be near copies of such images.
     allow_leaks: accept all.
     where: for the error.
 
   Raises:
-    InputError: an exact copy of a test image, or too many near ones.
+    InputError: an exact copy of such an image, or too many near ones.
   """
   errors.between(f'{where}.max_leaks', max_leaks, 0, 1)
-  test, n = numbers['test'], numbers['n']
-  base = test['yardstick_share']
-  chance = base + 3 * math.sqrt(
-      base * (1 - base) * (1 / n + 1 / test['yardstick_n']))
-  allowed = max(max_leaks, chance)
-  if not allow_leaks and (test['exact'] or test['near'] / n > allowed):
-    raise errors.InputError(
-        f'{where}: of the {n} images of pool {name!r}, {test["exact"]} are '
-        f'exact and {test["near"]} near copies of test images; expected none '
-        f'and {allowed:.2%} at most (real images: {base:.2%}); look at '
-        f'{folder.final / "pairs.png"}, then remove what let the generator '
-        f'see the test split, or set {where}.allow_leaks=True.')
+  n = numbers['n']
+  for side in ('test', 'validation'):
+    if allow_leaks or side not in numbers:
+      continue
+    found = numbers[side]
+    base = found['yardstick_share']
+    chance = base + 3 * math.sqrt(
+        base * (1 - base) * (1 / n + 1 / found['yardstick_n']))
+    allowed = max(max_leaks, chance)
+    if found['exact'] or found['near'] / n > allowed:
+      raise errors.InputError(
+          f'{where}: of the {n} images of pool {name!r}, {found["exact"]} are '
+          f'exact and {found["near"]} near copies of {side} images; expected '
+          f'none and {allowed:.2%} at most (real images: {base:.2%}); look at '
+          f'{folder.final / "pairs.png"}, then remove what let the generator '
+          f'see the {side} split, or set {where}.allow_leaks=True.')

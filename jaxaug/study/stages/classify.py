@@ -137,6 +137,8 @@ def _spare(study, made: dict) -> dict[str, int]:
   cost = {name: len(generate.of(name, made)) * budget.generator_flops(
       study.models[name], study.spec, block['batch_size'], block['steps'])
           for name, block in generators.items()}
+  # One that somebody else made costs nothing here.
+  cost[''] = 0
   taken = {arm.name: cost[pools[arm.pool]['generator']] if arm.pool else 0
            for arm in study.arms}
   return {name: max(taken.values()) - mine for name, mine in taken.items()}

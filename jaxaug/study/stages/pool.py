@@ -1,4 +1,5 @@
-"""The averaged generator draws a labelled set; selectors screen it."""
+"""A generator draws a labelled set, or somebody brings one; selectors look on.
+"""
 import functools
 import itertools
 import math
@@ -18,12 +19,12 @@ from jaxaug.core import (
   types,
 )
 from jaxaug.data import images, origins, pixels, pools, splits
-from jaxaug.study import selection
+from jaxaug.study import imports, selection
 from jaxaug.study import tasks as study_tasks
 from jaxaug.study.stages import generate
 
 # A change of what this stage computes belongs into its key.
-VERSION = 5
+VERSION = 6
 # Selectors that keep fewer than one image in this many have failed.
 MOST_DRAWS = 20
 
@@ -43,7 +44,36 @@ class Source(typing.NamedTuple):
 def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
           made: dict) -> list[study_tasks.Task]:
   """Returns a task for each of config.pools."""
-  return [_task(study, fold, name, made) for name in study.config['pools']]
+  return [_brought(study, fold, name) if imports.is_import(block) else
+          _task(study, fold, name, made)
+          for name, block in study.config['pools'].items()]
+
+
+def _brought(study, fold, name: str) -> study_tasks.Task:
+  """The task of a pool that somebody else made."""
+  block, where = study.config['pools'][name], f'config.pools.{name}'
+  found, names = fold.brought[name], fold.splits.class_names
+  selectors = {each: selection.named(study.config, each, f'{where}.selectors')
+               for each in block['selectors']}
+  selects = {each: selection.build(study, fold, selector)
+             for each, selector in selectors.items()}
+  # Refuses what no report should be written of.
+  imports.provenance(block, fold.splits.report['digests'], where)
+  folder = study.folder('pool', name, [
+      VERSION, imports.key(block), study.spec, [
+          selection.reads(study, fold, each) for each in selectors.values()],
+      fold.pool_sizes[name].tolist(), names])
+  bytes_ = len(found.labels) * math.prod(study.spec[:3])
+  if not folder.final.exists():
+    memory.check(f'{where}.path', 3 * bytes_, f'{len(found.labels)} images')
+
+  def work():
+    bring(folder, name=fold.label(name), found=found, data=fold.splits,
+          least=fold.pool_sizes[name], per_class=block['per_class'],
+          selects=selects)
+  return study_tasks.Task('pool', name, folder, work,
+                          functools.partial(read, folder),
+                          size=lambda: study_tasks.Size(bytes_), where=where)
 
 
 def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
@@ -149,25 +179,67 @@ def run(folder: files.Folder, *, name: str, source: Source,
     # As many as the share that is left asks for, and a few more.
     wanted = np.minimum(2 * total + batch_size, np.ceil(
         1.1 * sizes * total / np.maximum(have, 1))).astype(np.int64)
+  return _write(folder, name, found, screened, sizes, {
+      'generator': source.generator, 'generator_key': source.key, 'seed': seed,
+      'class_names': list(data.class_names), 'batch_size': batch_size,
+      'imported': None, 'train_digest': data.report['digests']['train'],
+      }, begun)
+
+
+def bring(folder: files.Folder, *, name: str, found: imports.Import,
+          data: splits.Splits, least: np.ndarray, per_class: int,
+          selects: dict[str, typing.Callable]) -> dict:
+  """Takes the images that somebody brings and that `selects` leave.
+
+  Args:
+    folder: where to, as that of a pool that is drawn.
+    name: of the pool.
+    found: its images.
+    data: of the study.
+    least: int64 [K], what must be left of each class.
+    per_class: the first of each class that are taken, in the order of the
+      files; 0 for all.
+    selects: what screens it.
+  """
+  begun, rows = time.monotonic(), np.arange(len(found.labels), dtype=np.int32)
+  brought = _Found(found.read(), found.labels, np.zeros_like(rows), rows,
+                   np.full_like(rows, -1))
+  screened = selection.screen(selects, brought.images, brought.labels)
+  have = np.bincount(brought.labels[screened.keep], minlength=len(least))
+  if (have < least).any():
+    raise _too_few(name, screened.steps, least - have, len(rows))
+  digest = images.digest(brought.images, brought.labels)
+  return _write(
+      folder, name, brought, screened,
+      np.minimum(have, per_class) if per_class else have, {
+          'generator': '', 'generator_key': f'imported:{digest[:12]}',
+          'seed': 0, 'class_names': list(data.class_names), 'batch_size': 0,
+          'imported': found.about, 'train_digest': ''}, begun)
+
+
+def _write(folder, name: str, found, screened: selection.Screened, sizes,
+           facts: dict, begun: float) -> dict:
+  """Writes the first `sizes` [K] of each class that were kept."""
   rows = np.concatenate([np.flatnonzero(
-      screened.keep & (found.labels == k))[:sizes[k]] for k in classes])
+      screened.keep & (found.labels == k))[:sizes[k]]
+      for k in np.flatnonzero(sizes)])
   kept = _Found(*(x[rows] for x in found))
   files.begin(folder.partial)
   files.save_npz(folder.partial / 'pool.npz', **kept._asdict())
-  manifest = {
-      'generator': source.generator, 'generator_key': source.key, 'seed': seed,
-      'class_names': list(data.class_names), 'per_class': int(sizes.max()),
-      'counts': sizes.tolist(), 'batch_size': batch_size,
+  manifest = facts | {
+      'per_class': int(sizes.max()), 'counts': sizes.tolist(),
       'selectors': screened.steps, 'drawn': len(found.labels),
       'from_real': bool((kept.origin >= 0).any()),
       'digest': images.digest(kept.images, kept.labels),
-      'train_digest': data.report['digests']['train'],
       'seconds': time.monotonic() - begun}
   files.finish(folder.partial, folder.final, manifest)
+  there = 'brought' if facts['imported'] else 'drawn'
   console.say(f'pool {name}: {len(rows)} images taken of '
-              f'{len(found.labels)} drawn' + ''.join(
+              f'{len(found.labels)} {there}' + ''.join(
                   f', {step["selector"]} kept {step["kept"]} of {step["seen"]}'
                   for step in screened.steps))
+  for note in (facts['imported'] or {}).get('notes', ()):
+    console.say(f'pool {name}: {note}')
   return manifest
 
 
