@@ -2,8 +2,12 @@
 
 An image is a near duplicate when it lies much closer to a real image than
 other real images do. A fixed distance would not do: two different trousers
-are more alike than a shirt and its JPEG copy. This is the audit's rule; the
-selector not_copies and the metrics copying and pixel_copying have their own.
+are more alike than a shirt and its JPEG copy. Two rules look: pixel by pixel,
+whatever the mirroring, small shift, brightness and contrast, and laid over each
+other, see registration.py, which finds crops, turns, grey copies and other hues
+too. Halves mixed with another image are found by neither. This is the audit's
+rule; the selector not_copies and the metrics copying and pixel_copying have
+their own.
 """
 import math
 import typing
@@ -12,6 +16,7 @@ import numpy as np
 
 from jaxaug.core import errors, randomness
 from jaxaug.data import images
+from jaxaug.evaluation import registration
 
 REACH = 2             # Shifts of up to this many pixels make no difference.
 CANDIDATES = 4        # Real images that each proposal puts up for comparison.
@@ -20,7 +25,7 @@ LARGEST = 40          # Pixels a side; of larger images, means are compared.
 CELLS = 8             # A side; what the first proposal compares.
 SPACING = .2, .8      # Limits of how far apart real images count to be.
 THRESHOLD = .25, .45  # Limits of what is near, as a share of the spacing.
-YARDSTICK = 2000      # More real images than this tell little more.
+YARDSTICK = 1000      # More real images than this tell little more.
 CLOSEST = .01         # Share of the yardstick that is close in features.
 _BLOCK = 2**24        # Numbers in the largest temporary array.
 
@@ -41,18 +46,23 @@ class Report(typing.NamedTuple):
   """What `compare` found, for N pool images and M real ones as yardstick.
 
   exact: bool [N], whether a real image has the same pixels.
-  near: bool [N], not exact, but `distance` is below `threshold`.
+  near: bool [N], not exact, but `distance` is below `threshold`, or it is
+    `moved`.
+  moved: bool [N], a real image that was cropped, turned or recoloured, as only
+    the second rule tells.
   distance: float64 [N] to the nearest real image; 0 is a copy, and at 1 it is
-    as far away as the third nearest real image is from that one.
+    as far away as the third nearest real image is: from that one, or, of what
+    is moved, from this image.
   index: int64 [N], which real image that is.
   threshold: float.
   yardstick: float64 [M], the distances of the real images.
-  yardstick_found: bool [M], those that are exact or below `threshold`.
+  yardstick_found: bool [M], those that are exact, near or moved.
   alike: bool [N], whether a real image is as close in features as only one of
     100 of the yardstick's is; None without features.
   """
   exact: np.ndarray
   near: np.ndarray
+  moved: np.ndarray
   distance: np.ndarray
   index: np.ndarray
   threshold: float
@@ -65,13 +75,14 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   """Looks for each pool image among the real ones.
 
   Mirroring, shifts of up to 2 pixels each way, brightness and contrast make no
-  difference.
+  difference; crops of 80 % of a side or more, turns of up to 10 degrees, other
+  hues and grey copies little.
 
   Args:
     pool: N images.
     real: 2 different images or more; the same one again changes nothing.
     yardstick: real images that are not among `real`; None takes `real` itself,
-      each image compared with the others. 2,000 are drawn if there are more.
+      each image compared with the others. 1,000 are drawn if there are more.
 
   Raises:
     InputError: fewer than 2 different real images, none in the others, or
@@ -106,12 +117,42 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   distance = distance[:, 0] / spacing[:len(exact)]
   ruler = ruler[:, 0] / spacing[len(exact):]
   limit = threshold(ruler[~found] if not found.all() else ruler)
+  ((mine, laid, moved), (_, ruler_laid, moved_real)) = _moved(
+      pool, some, real, left_out, found)
+  near = ~exact & (distance < limit)
+  moved &= ~exact & ~near
+  moved_real &= ~found & (ruler >= limit)
   return Report(
-      exact, ~exact & (distance < limit), np.where(exact, 0, distance),
-      first[np.where(exact, twin, index[:, 0])], limit,
-      np.where(found, 0, ruler), found | (ruler < limit),
+      exact, near | moved, moved,
+      np.where(exact, 0, np.where(moved, laid, distance)),
+      first[np.where(exact, twin, np.where(moved, mine, index[:, 0]))], limit,
+      np.where(found, 0, np.where(moved_real, ruler_laid, ruler)),
+      found | (ruler < limit) | moved_real,
       None if real.features is None else feature_distances(pool, real)
       < np.quantile(feature_distances(some, real, left_out), CLOSEST))
+
+
+def _moved(pool: Side, some: Side, real: Side, own, found):
+  """Lays images over real ones; see registration.nearest.
+
+  Args:
+    pool, some, real: the pool, the yardstick, and different real images.
+    own: int, which of these each of the yardstick is, or None.
+    found: bool, which of the yardstick are duplicates.
+
+  Returns:
+    Of the pool and of the yardstick (index, ratio, whether that is too small).
+  """
+  count = len(real.images) - (own is not None)
+  if count < registration.LEAST or min(
+      real.images.shape[1:3]) < registration.LEAST_SIDE:
+    return tuple((np.zeros(len(side.images), np.int64),
+                  np.full(len(side.images), 2.),
+                  np.zeros(len(side.images), bool)) for side in (pool, some))
+  mine, ratio = registration.nearest(pool.images, real.images)
+  theirs, ruler = registration.nearest(some.images, real.images, own)
+  limit = threshold(ruler[~found] if not found.all() else ruler)
+  return (mine, ratio, ratio < limit), (theirs, ruler, ruler < limit)
 
 
 def feature_distances(some: Side, real: Side, own=None) -> np.ndarray:

@@ -86,6 +86,7 @@ def run(folder: files.Folder, *, name: str, pool: types.Split,
 
 def _numbers(report: copies.Report) -> dict:
   return {'exact': int(report.exact.sum()), 'near': int(report.near.sum()),
+          'moved': int(report.moved.sum()),
           'share': float((report.exact | report.near).mean()),
           'yardstick_share': float(report.yardstick_found.mean()),
           'yardstick_n': len(report.yardstick),
@@ -107,7 +108,8 @@ def read(folder: files.Folder) -> tuple[dict, dict[str, np.ndarray]]:
   """Returns what `run` wrote: (audit, pairs).
 
   audit: 'n', the pool's size, and for each of SIDES that has images 'exact'
-    and 'near' (not counting exact), the 'share' of both in the pool,
+    and 'near' (not counting exact), of which 'moved' are crops, turns or
+    recoloured ones, the 'share' of exact and near in the pool,
     'yardstick_share' of 'yardstick_n' real images by the same rule,
     'threshold', 'median' and 'yardstick_median' of `copies.Report.distance`,
     and the share 'alike' in features, or None.
