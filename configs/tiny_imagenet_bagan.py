@@ -5,7 +5,9 @@ python launch.py --config=configs/tiny_imagenet_bagan.py \
 
 As tiny_imagenet_singan.py, but for the generator: one BAGAN of all classes, of
 150 epochs of 128 images, and as many before them of its autoencoder.
-`:cpu`, n = 3: balanced accuracy 29.69 ± 1.43, with BAGAN 29.42 ± 1.62 %; docs/results/tiny_imagenet.md.
+
+`:cpu`, n = 3: balanced accuracy 29.69 ± 1.43, with BAGAN 29.42 ± 1.62 %;
+docs/results/tiny_imagenet.md.
 """
 from configs import common, tiny_imagenet_singan
 

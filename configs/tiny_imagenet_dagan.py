@@ -7,7 +7,9 @@ As tiny_imagenet_singan.py, but for the generator: one DAGAN of all classes, of
 100 epochs of 32 pairs of images, each of its images made from a real one of the
 class. The study of SinGAN trained one DAGAN a class, which made images from
 hold-out ones too; whether these were added is not recorded.
-`:cpu`, n = 3: balanced accuracy 29.98 ± 1.22, with DAGAN 30.78 ± 1.52 %; docs/results/tiny_imagenet.md.
+
+`:cpu`, n = 3: balanced accuracy 29.98 ± 1.22, with DAGAN 30.78 ± 1.52 %;
+docs/results/tiny_imagenet.md.
 """
 from configs import common, tiny_imagenet_singan
 
