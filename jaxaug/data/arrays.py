@@ -62,8 +62,8 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
     if not found.images:
       raise errors.InputError(
           f'{where} has labels {found.labels!r} of {split} and no images of it '
-          f'that are known by their name; it holds {", ".join(roles)}; see '
-          f'{keys.format(split)}.')
+          f'that are known by their name; it holds {", ".join(roles)}; '
+          f'expected an array such as x_{split}, or {keys.format(split)}.')
   if not out or set(needs) - out.keys():
     of = 'images of train' if needs else 'images'
     raise errors.InputError(

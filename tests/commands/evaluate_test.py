@@ -228,7 +228,7 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize('real, fake, more, words', [
     ('~nouser/x', 'two.npz', (), 'there is no file'),
     ('x' * 5000, 'two.npz', (), 'File name too long'),
-    ('two.npz', 'odd', (), 'damaged, or not a PNG'),
+    ('two.npz', 'odd', (), 'damaged, or none of PNG'),
     ('two.npz', 'many.npz', (), "count: 'many'; expected a whole number"),
     ('two.npz', 'negative.npz', (), 'count: -3; expected a whole number'),
     ('two.npz', 'two.npz', ('--resize=100000',), 'MB of memory'),

@@ -146,11 +146,10 @@ def test_usual_readers_read_them(tmp_path):
       np.testing.assert_array_equal(np.asarray(found), pixels[5])
 
 
-def test_the_reader_of_torchvision(tmp_path):
-  datasets = pytest.importorskip('torchvision.datasets')
+def test_the_reader_of_torchvision(tmp_path, torchvision):
   pool, pixels, labels = make(tmp_path)
   assert export.main([str(pool), str(tmp_path / 'out')]) == 0
-  read = datasets.ImageFolder(tmp_path / 'out')
+  read = torchvision.datasets.ImageFolder(tmp_path / 'out')
   assert read.classes == ['a', 'b_c', 'ä d']
   order = np.concatenate([np.flatnonzero(labels == k) for k in (2, 0, 1)])
   for (image, label), i in zip(read, order, strict=True):
@@ -158,7 +157,8 @@ def test_the_reader_of_torchvision(tmp_path):
     assert read.classes[label] == NAMES[labels[i]].replace('/', '_')
 
 
-def test_the_reader_of_the_hub(tmp_path):
+def test_the_reader_of_the_hub(tmp_path, monkeypatch):
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
   datasets = pytest.importorskip('datasets')
   pytest.importorskip('pyarrow')
   pool, pixels, labels = make(tmp_path)

@@ -229,7 +229,7 @@ def test_a_block_that_an_override_writes_anew_has_its_defaults(tmp_path):
 def test_a_pool_too_small_names_the_class(capsys, workdir):
   has(refused(capsys, workdir, '--config.pools.cgan.per_class=20'),
       "config.arms[2]: class 'T-shirt/top' needs 40 synthetic images and the "
-      'pool holds 20', 'config.pools.NAME.per_class of at least 40')
+      'pool holds 20', 'config.pools.NAME.per_class')
 
 
 def test_none_empties_an_optional_key(tmp_path, capsys):
@@ -421,13 +421,11 @@ def _mode(mode, ending='png'):
     (_empty, ('config.data.path', 'has no class folders')),
     (_class_without_images, ('bee', 'holds no image')),
     (_class_with_few, ('config.data.per_class', "'bee'", 'expected')),
-    (_corrupt, ('bee/3.png', 'damaged, or not a PNG')),
+    (_corrupt, ('bee/3.png', 'damaged, or none of PNG')),
     (_truncated, ('bee/3.png', 'cannot be decoded')),
-    (_bit16, ('bee/3.png', '16-bit')),
-    (_mode('CMYK', 'jpg'), ('bee/3.jpg', 'CMYK')),
-    (_mode('P'), ('bee/3.png', 'palette')),
-    (_mode('RGBA'), ('bee/3.png', 'alpha')),
-    (_mode('LA'), ('bee/3.png', 'alpha')),
+    (_bit16, ('bee/3.png', '16 bits', "config.data.depth='scale'")),
+    (_mode('RGBA'), ('bee/3.png', 'transparent', "config.data.alpha='white'")),
+    (_mode('LA'), ('bee/3.png', 'transparent', "config.data.alpha='white'")),
     (_other_size, ('8x8', '8x9', 'config.data.resize')),
     (_twins, ('config.data.allow_overlap', 'pixel for pixel')),
 ], ids=lambda x: getattr(x, '__name__', ''))
@@ -486,7 +484,7 @@ def test_bad_npz_files(capsys, tmp_path, workdir, spoil, parts):
 def test_damaged_npz_and_missing_path(capsys, tmp_path, workdir):
   file = tmp_path / 'x.npz'
   args = '--config.data.source=npz', f'--config.data.path={file}'
-  has(refused(capsys, workdir, *args), 'there is no such file')
+  has(refused(capsys, workdir, *args), 'there is no file')
   np.savez(file, **_arrays())
   file.write_bytes(file.read_bytes()[:1000])
   has(refused(capsys, workdir, *args), 'damaged')

@@ -165,6 +165,7 @@ def test_changed_test_images_are_found_among_fashion_mnist(seed):
   _check_planted(data.train.images, data.test.images, seed)
 
 
+@pytest.mark.slow
 def test_changed_test_images_are_found_among_cifar10(shared_data):
   with np.load(shared_data / 'cifar10_lossless_part.npz') as file:
     _check_planted(file['x_train'], file['x_test'], 0)

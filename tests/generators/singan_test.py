@@ -310,6 +310,7 @@ def test_the_rate_falls_to_a_tenth_at_four_fifths_of_a_scale():
   assert 4e-4 < moves[0] < 16e-4 and 4e-5 < moves[1] < 16e-5
 
 
+@pytest.mark.slow
 def test_an_accelerators_loop_is_the_same_step(monkeypatch):
   model, state = _started()
   state = _random(state)

@@ -161,10 +161,13 @@ def test_every_key_has_a_default_in_common_and_a_type_in_sections():
     section = base if where == 'config' else base[where.split('.')[1]]
     assert set(section) == set(kinds)
   blocks = {'generators': common.generator('x', steps=1),
-            'classifiers': common.classifier('x'), 'pools': common.pool('x'),
+            'classifiers': common.classifier('x'),
+            'pools': common.imported('x'),
             'judge': common.base().judge}
   for name, block in blocks.items():
     assert sections.BLOCKS[name].keys() - {'epochs'} <= set(block)
+  assert set(common.pool('x')) == sections.BLOCKS['pools'].keys() - {
+      'source', 'split', 'trained_on'}
 
 
 def test_a_block_is_complete_and_can_be_overridden(tmp_path):

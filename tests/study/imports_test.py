@@ -170,7 +170,7 @@ def test_selectors_that_leave_too_few(tmp_path):
 # Whole studies, of few steps.
 
 
-def study(tmp_path, pool_path, *more):
+def study(tmp_path, pool_path, *more, stage='all'):
   if not (tmp_path / 'real').exists():
     fill(tmp_path / 'real', count=30)
   config = config_file.load('configs/judge_pool.py', [
@@ -180,7 +180,7 @@ def study(tmp_path, pool_path, *more):
       '--config.classifiers.cnn.batch_size=8', '--config.judge.steps=2',
       '--config.eval_every=2', '--config.evaluation.metrics=fid',
       '--config.judge.batch_size=8', *more])
-  out = run.run(config, tmp_path / 'work')
+  out = run.run(config, tmp_path / 'work', stage=stage)
   assert not out.failures
   return out.results
 
@@ -229,7 +229,7 @@ def test_a_pool_of_somebody_else_is_judged_and_warned_of(tmp_path):
 
 
 def test_a_pool_with_test_images_stops_the_study(tmp_path):
-  study(tmp_path, gaussian(tmp_path / 'clean.npz'))
+  study(tmp_path, gaussian(tmp_path / 'clean.npz'), stage='data')
   data, = (tmp_path / 'work' / 'data').iterdir()
   for split in ('test', 'validation'):
     leak = np.load(data / f'{split}_images.npy')[:5]
