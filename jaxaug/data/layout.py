@@ -215,9 +215,8 @@ def arrange(found: Tree, where: str, flat: bool = False) -> dict[str, Listing]:
   if not found.entries:
     raise _nothing(found, where, flat)
   base = _top(found.entries)
-  splits = {split: _classes(found, of, where)
-            for split, of in _splits(found, base, where).items()}
-  return splits
+  return {split: _classes(found, of, where)
+          for split, of in _splits(found, base, where).items()}
 
 
 def _nothing(found: Tree, where: str, flat: bool) -> errors.InputError:

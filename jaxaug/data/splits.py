@@ -113,8 +113,9 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
             'unused': unused}
   hashes = {k: images.row_hashes(v.images) for k, v in splits.items()}
   find = _Namer(dataset, test_from, validation_from, names)
-  pairs = _contradictions(splits, hashes, find)
-  twice = _overlap(splits, hashes, find)
+  groups = _equal(hashes)
+  pairs = _contradictions(splits, groups, find)
+  twice = _overlap(splits, groups, find)
   _refuse_equal(() if allow_contradictions else pairs,
                 () if allow_overlap else twice)
   report = {'source': dataset.name, 'seed': seed, 'test_from': test_from,
@@ -390,19 +391,19 @@ class _Namer(typing.NamedTuple):
     return f'{name} ({self.class_names[label]})'
 
 
-def _equal(splits: dict[str, types.Split], hashes):
-  """Yields groups of images of the same pixels: [(split, row), ...]."""
+def _equal(hashes) -> list[list[tuple[str, int]]]:
+  """Returns groups of images of the same pixels: [(split, row), ...]."""
   groups = collections.defaultdict(list)
   for name, found in hashes.items():
     for row, digest in enumerate(found.tolist()):
       groups[digest].append((name, row))
-  yield from (group for group in groups.values() if len(group) > 1)
+  return [group for group in groups.values() if len(group) > 1]
 
 
-def _contradictions(splits, hashes, find: _Namer) -> list[list[str]]:
+def _contradictions(splits, groups, find: _Namer) -> list[list[str]]:
   """Returns pairs of names of equal images in different classes."""
   pairs = []
-  for group in _equal(splits, hashes):
+  for group in groups:
     first = {}
     for name, row in group:
       first.setdefault(int(splits[name].labels[row]), (name, row))
@@ -413,11 +414,11 @@ def _contradictions(splits, hashes, find: _Namer) -> list[list[str]]:
   return pairs
 
 
-def _overlap(splits, hashes, find: _Namer) -> list[list[str]]:
+def _overlap(splits, groups, find: _Namer) -> list[list[str]]:
   """Returns pairs of names: test images, and their twins in train or
   validation."""
   pairs = []
-  for group in _equal(splits, hashes):
+  for group in groups:
     seen = [(n, row) for n, row in group if n in ('validation', 'train')]
     test = [(n, row) for n, row in group if n == 'test']
     if seen and test:

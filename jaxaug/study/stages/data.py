@@ -12,7 +12,6 @@ from jaxaug.study import tasks as study_tasks
 
 # A change of what this stage computes belongs into its key.
 VERSION = 4
-_GIVEN = ('train', 'validation', 'test')
 _PARTS = ('train', 'validation', 'test', 'unused')
 
 
@@ -43,16 +42,14 @@ def run(folder: files.Folder, *, seed: int, **config) -> dict:
   begun = time.monotonic()
   load, load_args, split_args = schema.data_arguments(**config)
   dataset = load(**load_args)
-  dataset = dataset._replace(**{
-      part: split._replace(images=np.asarray(split.images))
-      for part in _GIVEN if (split := getattr(dataset, part)) is not None})
   # A source that takes these keys has cut its images already.
   fit = {key: config[key] for key in ('resize', 'crop')
          if config.get(key) is not None and key not in load_args}
   dataset = dataset._replace(**{
-      part: split._replace(images=images.fit_all(split.images, **fit))
-      for part in _GIVEN
-      if fit and (split := getattr(dataset, part)) is not None})
+      part: split._replace(images=images.fit_all(
+          np.asarray(split.images), **fit))
+      for part in ('train', 'validation', 'test')
+      if (split := getattr(dataset, part)) is not None})
   made = splits.make(dataset, seed=seed, **split_args)
   # Here, as numpy does not say that the disk is full.
   files.check_space(folder.partial, sum(
