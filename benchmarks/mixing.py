@@ -19,7 +19,8 @@ import rich.table
 from jaxaug.classifiers import cnn
 from jaxaug.core import memory, types
 from jaxaug.data import mixing, pixels
-from jaxaug.training import classifier, fit, mesh
+from jaxaug.training import bank as banks
+from jaxaug.training import classifier, mesh
 
 BATCH = 64
 PER_CLASS = 500  # Real images; the pool has as many.
@@ -27,7 +28,7 @@ STEPS = 25       # In a round; 100 rounds are 16 epochs of each side.
 PARTS = ('mixing.batch', 'mesh.shard', 'gather')
 
 
-def _plan(spec) -> tuple[fit.Bank, mixing.Plan]:
+def _plan(spec) -> tuple[banks.Bank, mixing.Plan]:
   """Returns a bank of real images and a pool, and half of each batch a side."""
   labels = np.repeat(np.arange(spec.num_classes, dtype=np.int32), PER_CLASS)
   composition = mixing.compose(
@@ -37,7 +38,7 @@ def _plan(spec) -> tuple[fit.Bank, mixing.Plan]:
       0, 256, (2 * len(labels), *spec[:3]), np.uint8)
   plan = mixing.plan(composition, pool_start=len(labels), batch_size=BATCH,
                      seed=(0, 1))
-  return fit.Bank(images, np.tile(labels, 2)), plan
+  return banks.Bank(images, np.tile(labels, 2)), plan
 
 
 def measure(spec: types.ImageSpec, rounds: int) -> dict[str, float]:

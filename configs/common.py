@@ -36,6 +36,7 @@ def base() -> config_dict.ConfigDict:
   config.data.test_fraction = None  # Where a source has no test split.
   config.data.folds = None          # Cross-validation: the number of folds.
   config.data.fold = None           # Only the one that is the test.
+  config.data.memory = 4.0          # GiB; more images than that stay on disk.
   config.data.allow_overlap = False  # Accept test images in train.
   config.data.allow_contradictions = False  # And equal images of two classes.
   config.data.alpha = None          # Files: transparent parts on 'white' or

@@ -300,11 +300,16 @@ def _of_texts(flat, class_names, where, notes) -> Labels:
   for split, values in flat.items():
     for value in values.tolist():
       if value not in number:
-        raise errors.InputError(
-            f'{where[split]}: label {value!r} is none of the classes '
-            f'{", ".join(names[:10])}.{errors.nearest(value, names)}')
+        raise no_class(value, names, where[split])
     out[split] = np.array([number[x] for x in values.tolist()], np.int32)
   return Labels(out, names, notes)
+
+
+def no_class(label, names, where: str) -> errors.InputError:
+  """Refuses a label that is the name of no class."""
+  listed = ', '.join(names[:10]) + (', ...' if len(names) > 10 else '')
+  return errors.InputError(f'{where}: label {label!r} is none of the classes '
+                           f'{listed}.{errors.nearest(label, names)}')
 
 
 def one_each(array: np.ndarray, count: int, where: str):
@@ -321,24 +326,20 @@ def class_names(array: np.ndarray) -> tuple[str, ...]:
                for name in np.ravel(array).tolist())
 
 
-def numbered(labels: np.ndarray, classes: int | None,
-             where: str) -> np.ndarray:
+def numbered(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
   """Returns labels as int32 [N].
 
   Args:
     labels: whole numbers [N].
-    classes: how many there are; None where nobody says.
+    classes: how many there are.
     where: what the user called the file by, its path, and which labels.
 
   Raises:
     InputError: a label is none of the classes' numbers.
   """
   low, high = int(labels.min()), int(labels.max())
-  most, given = 2**31, ''
-  if classes is not None:
-    most, given = classes, f' with {classes} classes'
-  if low < 0 or high >= most:
+  if low < 0 or high >= classes:
     raise errors.InputError(
-        f'{where}: labels go from {low} to {high}, but{given} they must be in '
-        f'0..{most - 1}.')
+        f'{where}: labels go from {low} to {high}, but with {classes} classes '
+        f'they must be in 0..{classes - 1}.')
   return labels.astype(np.int32)

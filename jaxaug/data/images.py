@@ -370,13 +370,25 @@ def write_png(file, image: np.ndarray):
   to_pil(image).save(file, format='PNG')
 
 
+def take(some, rows):
+  """Returns the rows of an array, or of what looks like one, without a look at
+  them."""
+  return some[rows] if isinstance(some, np.ndarray) else some.take(rows)
+
+
+def blocks(some, size: int = 1024):
+  """Yields the rows of an array, or of what looks like one, in parts."""
+  for start in range(0, len(some), size):
+    yield some[start:start + size]
+
+
 def digest(*arrays: np.ndarray) -> str:
   """Returns the sha256 of the arrays: types, shapes, values and order."""
   sha = hashlib.sha256()
   for array in arrays:
-    array = np.ascontiguousarray(array)
     sha.update(f'{array.dtype.str}{array.shape}'.encode())
-    sha.update(array.data)
+    for part in blocks(array):
+      sha.update(np.ascontiguousarray(part).data)
   return sha.hexdigest()
 
 
@@ -385,7 +397,6 @@ def row_hashes(images: np.ndarray) -> np.ndarray:
 
   Equal pixels give equal hashes only within one image shape.
   """
-  width = math.prod(images.shape[1:])  # -1 would fail for no images.
-  rows = np.ascontiguousarray(images).reshape(len(images), width)
-  return np.array([hashlib.blake2b(row, digest_size=16).hexdigest()
-                   for row in rows], 'S32')
+  return np.array([
+      hashlib.blake2b(row, digest_size=16).hexdigest()
+      for part in blocks(images) for row in np.ascontiguousarray(part)], 'S32')

@@ -156,6 +156,30 @@ def counted(counts: dict) -> str:
   return ', '.join(f'{n} {name}' for name, n in most)
 
 
+def folder(path, where: str) -> pathlib.Path:
+  """Returns a folder, `~` expanded; InputError where there is none."""
+  root = pathlib.Path(os.path.expanduser(path))
+  if not str(path) or not root.is_dir():
+    near = ([f.name for f in root.parent.iterdir() if f.is_dir()]
+            if root.parent.is_dir() else ())
+    raise errors.InputError(
+        f'{where}: there is no folder {str(path)!r}.'
+        f'{errors.nearest(root.name, near)}')
+  return root
+
+
+def file(path, where: str) -> pathlib.Path:
+  """Returns a file, `~` expanded; InputError where there is none."""
+  found = pathlib.Path(os.path.expanduser(path))
+  if not str(path) or not found.is_file():
+    near = ([f.name for f in found.parent.iterdir()]
+            if found.parent.is_dir() else ())
+    raise errors.InputError(
+        f'{where}: there is no file {str(path)!r}.'
+        f'{errors.nearest(found.name, near)}')
+  return found
+
+
 def shards(path, ending: str, where: str) -> dict[str, list[pathlib.Path]]:
   """Returns the files of each split, told by their names, 'train' first.
 
@@ -170,17 +194,15 @@ def shards(path, ending: str, where: str) -> dict[str, list[pathlib.Path]]:
       or none is of train.
   """
   root = pathlib.Path(os.path.expanduser(path))
-  if not root.is_dir():
-    if not str(path) or not root.is_file():
-      raise errors.InputError(f'{where}: there is no file {str(path)!r}.')
-    return {'train': [root]}
+  if not str(path) or not root.is_dir():
+    return {'train': [file(path, where)]}
   splits = collections.defaultdict(list)
-  for file in sorted(root.rglob(f'*{ending}')):
-    inner = file.relative_to(root).parts
+  for each in sorted(root.rglob(f'*{ending}')):
+    inner = each.relative_to(root).parts
     if not any(map(litter, inner)):
-      stem = re.sub('([-_.]?[0-9]+(-of-[0-9]+)?(-[0-9a-f]+)?)$', '', file.stem)
+      stem = re.sub('([-_.]?[0-9]+(-of-[0-9]+)?(-[0-9a-f]+)?)$', '', each.stem)
       split = split_of(stem) or (split_of(inner[-2]) if inner[1:] else None)
-      splits[split].append(file)
+      splits[split].append(each)
   if not splits:
     raise errors.InputError(f'{where}: {root} holds no {ending} file.')
   if None in splits and len(splits) > 1:

@@ -51,7 +51,7 @@ def sampler(model: types.GenerativeModel, train: types.Split, num_classes: int,
     first, count = (jnp.asarray(x)[labels] for x in table[1:])
     place = jnp.asarray(table.places)[
         first + jax.random.randint(pick, labels.shape, 0, count)]
-    given = pixels.to_float(jnp.asarray(train.images)[place])
+    given = pixels.to_float(jnp.asarray(np.asarray(train.images))[place])
     return model.sample(variables, key, labels, given, **how), place
   return draw
 

@@ -12,7 +12,7 @@ import typing
 import numpy as np
 
 from jaxaug.core import errors, types
-from jaxaug.data import images, layout
+from jaxaug.data import arrays, images, layout
 
 
 class How(typing.NamedTuple):
@@ -119,35 +119,6 @@ def _each(function, values):
       pool.shutdown(cancel_futures=True)
 
 
-def take(some, rows):
-  """Returns the rows of an array, or of Files without a look at them."""
-  return some.take(rows) if isinstance(some, Files) else some[rows]
-
-
-def folder(path, where: str) -> pathlib.Path:
-  """Returns a folder, `~` expanded; InputError where there is none."""
-  root = pathlib.Path(os.path.expanduser(path))
-  if not str(path) or not root.is_dir():
-    near = ([f.name for f in root.parent.iterdir() if f.is_dir()]
-            if root.parent.is_dir() else ())
-    raise errors.InputError(
-        f'{where}: there is no folder {str(path)!r}.'
-        f'{errors.nearest(root.name, near)}')
-  return root
-
-
-def file(path, where: str) -> pathlib.Path:
-  """Returns a file, `~` expanded; InputError where there is none."""
-  found = pathlib.Path(os.path.expanduser(path))
-  if not str(path) or not found.is_file():
-    near = ([f.name for f in found.parent.iterdir()]
-            if found.parent.is_dir() else ())
-    raise errors.InputError(
-        f'{where}: there is no file {str(path)!r}.'
-        f'{errors.nearest(found.name, near)}')
-  return found
-
-
 def dataset(name: str, parts: dict[str, layout.Listing], how: How, where: str,
             *, class_names=None, ignored=None, notes=(),
             mend: str = 'set config.data.resize, or config.data.crop',
@@ -232,10 +203,7 @@ def _numbered(parts, class_names, where, same_classes):
         n: i for i, n in enumerate(names)}
     for split, labels in there.items():
       for label in labels - number.keys():
-        raise errors.InputError(
-            f'{where}: label {label!r} of {split} is none of the classes '
-            f'{", ".join(names[:10])}{", ..." if len(names) > 10 else ""}.'
-            f'{errors.nearest(label, names)}')
+        raise arrays.no_class(label, names, f'{where}: {split}')
   else:
     if same_classes:
       _check_classes(there, where)

@@ -11,7 +11,7 @@ import typing
 
 import numpy as np
 
-from jaxaug.core import errors, types
+from jaxaug.core import errors, randomness, types
 from jaxaug.data import images
 
 _SHOWN = 20  # Pairs of equal images that the manifest names.
@@ -33,10 +33,25 @@ class Splits(typing.NamedTuple):
   report: dict
 
 
+def pick(split: types.Split, positions) -> types.Split:
+  """Returns the images at some places."""
+  return types.Split(images.take(split.images, positions),
+                     split.labels[positions], split.index[positions])
+
+
+def some(split: types.Split, most: int) -> types.Split:
+  """Returns `most` images, drawn alike where there are more, in their order.
+  """
+  if len(split.labels) <= most:
+    return split
+  drawn = randomness.generator(0).permutation(len(split.labels))[:most]
+  return pick(split, np.sort(drawn))
+
+
 def of_classes(split: types.Split, classes) -> types.Split:
   """Returns the images of some classes, by their numbers."""
   rows = np.isin(split.labels, classes)
-  return split if rows.all() else types.Split(*(x[rows] for x in split))
+  return split if rows.all() else pick(split, np.flatnonzero(rows))
 
 
 def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
@@ -101,7 +116,7 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
   left = train
   train = draw.low_data(train, per_class, fraction)
   train = draw.unbalance(train, imbalance or None)
-  unused = _pick(left, np.flatnonzero(~np.isin(left.index, train.index)))
+  unused = pick(left, np.flatnonzero(~np.isin(left.index, train.index)))
   if validation is None:
     validation, train = draw.carve(train, val_fraction, 'validation')
     validation_from = f'carved: {val_fraction}'
@@ -112,7 +127,7 @@ def make(dataset: types.Dataset, *, seed: int, per_class=None, fraction=None,
   splits = {'train': train, 'validation': validation, 'test': test,
             'unused': unused}
   hashes = {k: images.row_hashes(v.images) for k, v in splits.items()}
-  find = _Namer(dataset, test_from, validation_from, names)
+  find = Namer(dataset, test_from, validation_from, names)
   groups = _equal(hashes)
   pairs = _contradictions(splits, groups, find)
   twice = _overlap(splits, groups, find)
@@ -216,11 +231,6 @@ def _counts(split: types.Split, k: int) -> np.ndarray:
   return np.bincount(split.labels, minlength=k)
 
 
-def _pick(split: types.Split, positions) -> types.Split:
-  return types.Split(split.images[positions], split.labels[positions],
-                     split.index[positions])
-
-
 def _keep_classes(dataset: types.Dataset, classes):
   """Returns (names, (train, validation, test)) of the classes asked for."""
   parts = dataset.train, dataset.validation, dataset.test
@@ -239,7 +249,7 @@ def _keep_classes(dataset: types.Dataset, classes):
   def subset(split):
     if split is None:
       return None
-    kept = _pick(split, np.flatnonzero(np.isin(split.labels, chosen)))
+    kept = pick(split, np.flatnonzero(np.isin(split.labels, chosen)))
     return kept._replace(labels=renumber[kept.labels])
 
   return tuple(known[c] for c in chosen), tuple(map(subset, parts))
@@ -279,8 +289,8 @@ class _Draw(typing.NamedTuple):
     taken = np.zeros(len(split.labels), bool)
     for order, count in zip(orders, counts, strict=True):
       taken[order[:count]] = True
-    return (_pick(split, np.flatnonzero(taken)),
-            _pick(split, np.flatnonzero(~taken)))
+    return (pick(split, np.flatnonzero(taken)),
+            pick(split, np.flatnonzero(~taken)))
 
   def carve(self, split: types.Split, fraction: float, purpose: str):
     """Returns (a share of each class, the rest)."""
@@ -303,8 +313,8 @@ class _Draw(typing.NamedTuple):
       # Dealt like cards, so that the folds' sizes differ by 1 at most.
       number[order] = (start + np.arange(len(order))) % folds
       start += len(order)
-    return (_pick(split, np.flatnonzero(number != fold)),
-            _pick(split, np.flatnonzero(number == fold)))
+    return (pick(split, np.flatnonzero(number != fold)),
+            pick(split, np.flatnonzero(number == fold)))
 
   def low_data(self, split: types.Split, per_class, fraction) -> types.Split:
     """Keeps `per_class` images, or a `fraction`, of each class."""
@@ -375,7 +385,7 @@ def _manifest(splits: dict[str, types.Split], hashes, names) -> dict:
       'duplicates': duplicates}
 
 
-class _Namer(typing.NamedTuple):
+class Namer(typing.NamedTuple):
   """Says which image one is, for people."""
   dataset: types.Dataset
   test_from: str
@@ -400,7 +410,7 @@ def _equal(hashes) -> list[list[tuple[str, int]]]:
   return [group for group in groups.values() if len(group) > 1]
 
 
-def _contradictions(splits, groups, find: _Namer) -> list[list[str]]:
+def _contradictions(splits, groups, find: Namer) -> list[list[str]]:
   """Returns pairs of names of equal images in different classes."""
   pairs = []
   for group in groups:
@@ -414,7 +424,7 @@ def _contradictions(splits, groups, find: _Namer) -> list[list[str]]:
   return pairs
 
 
-def _overlap(splits, groups, find: _Namer) -> list[list[str]]:
+def _overlap(splits, groups, find: Namer) -> list[list[str]]:
   """Returns pairs of names: test images, and their twins in train or
   validation."""
   pairs = []

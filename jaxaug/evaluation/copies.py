@@ -28,12 +28,13 @@ THRESHOLD = .25, .45  # Limits of what is near, as a share of the spacing.
 YARDSTICK = 1000      # More real images than this tell little more.
 CLOSEST = .01         # Share of the yardstick that is close in features.
 _BLOCK = 2**24        # Numbers in the largest temporary array.
+_REAL = 4096          # Real images that proposals look at together.
 
 
 class Side(typing.NamedTuple):
   """One side of a comparison.
 
-  images: uint8 [N, H, W, C].
+  images: uint8 [N, H, W, C], or what looks like it, see data/records.py.
   features: float [N, D] of some network, or None on both sides. They put up
     more candidates, and what is close in them is counted apart: networks take
     different images for alike, so that they decide nothing.
@@ -71,7 +72,8 @@ class Report(typing.NamedTuple):
   alike: np.ndarray | None = None
 
 
-def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
+def compare(pool: Side, real: Side, yardstick: Side | None = None,
+            moved: bool = True) -> Report:
   """Looks for each pool image among the real ones.
 
   Mirroring, shifts of up to 2 pixels each way, brightness and contrast make no
@@ -83,6 +85,7 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
     real: 2 different images or more; the same one again changes nothing.
     yardstick: real images that are not among `real`; None takes `real` itself,
       each image compared with the others. 1,000 are drawn if there are more.
+    moved: whether the second rule looks too, which takes most of the time.
 
   Raises:
     InputError: fewer than 2 different real images, none in the others, or
@@ -93,7 +96,8 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   _check(pool, real, yardstick)
   drawn = np.sort(randomness.generator(0).permutation(
       len(yardstick.images))[:YARDSTICK])
-  some = _pick(yardstick, drawn)
+  some = _read(_pick(yardstick, drawn))
+  pool = _read(pool)
   # Duplicates must neither crowd out candidates nor hide the spacing.
   hashes, first, counts = np.unique(images.row_hashes(real.images),
                                     return_index=True, return_counts=True)
@@ -112,13 +116,13 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
   # How far apart real images are, around those that were found.
   matched, place = np.unique(np.concatenate((index[:, 0], near[:, 0])),
                              return_inverse=True)
-  _, apart = _nearest(_pick(real, matched), real, matched)
+  _, apart = _nearest(_read(_pick(real, matched)), real, matched)
   spacing = np.clip(apart[:, min(2, len(first) - 2)], *SPACING)[place]
   distance = distance[:, 0] / spacing[:len(exact)]
   ruler = ruler[:, 0] / spacing[len(exact):]
   limit = threshold(ruler[~found] if not found.all() else ruler)
   ((mine, laid, moved), (_, ruler_laid, moved_real)) = _moved(
-      pool, some, real, left_out, found)
+      pool, some, real, left_out, found, moved)
   near = ~exact & (distance < limit)
   moved &= ~exact & ~near
   moved_real &= ~found & (ruler >= limit)
@@ -132,19 +136,20 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None) -> Report:
       < np.quantile(feature_distances(some, real, left_out), CLOSEST))
 
 
-def _moved(pool: Side, some: Side, real: Side, own, found):
+def _moved(pool: Side, some: Side, real: Side, own, found, look: bool):
   """Lays images over real ones; see registration.nearest.
 
   Args:
     pool, some, real: the pool, the yardstick, and different real images.
     own: int, which of these each of the yardstick is, or None.
     found: bool, which of the yardstick are duplicates.
+    look: False to lay nothing over anything.
 
   Returns:
     Of the pool and of the yardstick (index, ratio, whether that is too small).
   """
   count = len(real.images) - (own is not None)
-  if count < registration.LEAST or min(
+  if not look or count < registration.LEAST or min(
       real.images.shape[1:3]) < registration.LEAST_SIDE:
     return tuple((np.zeros(len(side.images), np.int64),
                   np.full(len(side.images), 2.),
@@ -204,7 +209,12 @@ def _check(pool: Side, real: Side, yardstick: Side):
 
 
 def _pick(side: Side, rows) -> Side:
-  return Side(*(x if x is None else x[rows] for x in side))
+  return Side(images.take(side.images, rows),
+              None if side.features is None else side.features[rows])
+
+
+def _read(side: Side) -> Side:
+  return side._replace(images=side.images[:])
 
 
 def _twins(pixels, hashes):
@@ -259,12 +269,32 @@ def _views(pixels, reach: int, most: int, one: bool = False):
       for top in shifts for left in shifts], 1)
 
 
-def _best(scores, own):
-  """Returns the columns of each row's highest scores, in order: [N, K]."""
-  if own is not None:
-    scores[np.arange(len(own)), own] = -np.inf
-  k = min(CANDIDATES, scores.shape[1])
-  return np.sort(np.argpartition(scores, -k)[:, -k:])
+def _proposed(count: int, real: Side, own, scored) -> np.ndarray:
+  """Returns real images of the highest scores: int64 [N, K], in order.
+
+  Args:
+    count: N.
+    real: the images.
+    own: int [N] or None, see `_nearest`.
+    scored(part) -> float32 [N, M] of the real images of a slice.
+  """
+  total = len(real.images)
+  most = min(CANDIDATES, total)
+  index = np.zeros((count, 0), np.int64)
+  best = np.zeros((count, 0), np.float32)
+  for start in range(0, total, _REAL):
+    part = slice(start, min(start + _REAL, total))
+    scores = scored(part)
+    if own is not None:
+      mine = np.flatnonzero((own >= part.start) & (own < part.stop))
+      scores[mine, own[mine] - start] = -np.inf
+    k = min(most, scores.shape[1])
+    top = np.argpartition(scores, -k)[:, -k:]
+    index = np.concatenate((index, top + start), 1)
+    best = np.concatenate((best, np.take_along_axis(scores, top, 1)), 1)
+    keep = np.argpartition(best, -k)[:, -most:]
+    index, best = (np.take_along_axis(x, keep, 1) for x in (index, best))
+  return np.sort(index)
 
 
 def _nearest(some: Side, real: Side, own=None):
@@ -281,33 +311,40 @@ def _nearest(some: Side, real: Side, own=None):
     (index int64 [N, K], distance float64 [N, K]), the nearest first: the root
     mean square difference in standard deviations, from 0 to 2.
   """
-  shape = real.images.shape[1:]
+  shape, count = real.images.shape[1:], len(some.images)
   reach = min(REACH, min(shape[:2]) // 4)
-
-  def centres(most):
-    size = max(1, _BLOCK // 8 // math.prod(shape))
-    return np.concatenate([
-        _views(real.images[i:i + size], reach, most, one=True)[:, 0]
-        for i in range(0, len(real.images), size)])
-  fine, coarse = centres(LARGEST), _unit(centres(CELLS)).T
-  squares = None if real.features is None else (real.features**2).sum(1)
   windows = 2 * (2 * reach + 1)**2
-  size = max(1, _BLOCK // (windows * max(len(fine), fine[0].size)))
-  indices, distances = [], []
-  for start in range(0, len(some.images), size):
+
+  def by_cells(part):
+    cells = _unit(_views(real.images[part], reach, CELLS, one=True)[:, 0]).T
+    out = np.empty((count, cells.shape[1]), np.float32)
+    size = max(1, _BLOCK // 8 // (windows * cells.shape[1]))
+    for start in range(0, count, size):
+      rows = slice(start, start + size)
+      few = _unit(_views(some.images[rows], reach, CELLS))
+      # One product of matrices: a stack of them is slower.
+      out[rows] = (few.reshape(-1, few.shape[-1]) @ cells).reshape(
+          *few.shape[:2], -1).max(1)
+    return out
+
+  def by_features(part):
+    theirs = real.features[part]
+    return np.float32(2 * some.features @ theirs.T - (theirs**2).sum(1))
+  index = _proposed(count, real, own, by_cells)
+  if some.features is not None:
+    index = np.concatenate(
+        (index, _proposed(count, real, own, by_features)), 1)
+  distance = np.empty(index.shape)
+  size = max(1, _BLOCK // (windows * math.prod(shape)))
+  for start in range(0, count, size):
     rows = slice(start, start + size)
-    mine = None if own is None else own[rows]
-    few = _unit(_views(some.images[rows], reach, CELLS))
-    index = _best((few @ coarse).max(1), mine)
-    if some.features is not None:
-      scores = 2 * some.features[rows] @ real.features.T - squares
-      index = np.concatenate((index, _best(scores, mine)), 1)
+    theirs = real.images[index[rows].reshape(-1)]
+    fine = _unit(_views(theirs, reach, LARGEST, one=True)[:, 0])
     every = _unit(_views(some.images[rows], reach, LARGEST))
-    alike = (every @ _unit(fine[index]).swapaxes(1, 2)).max(1)
-    distance = np.sqrt(np.maximum(2 - 2 * alike.astype(np.float64), 0))
-    if mine is not None:
-      distance[index == mine[:, None]] = 2
-    order = np.argsort(distance, 1, kind='stable')
-    indices.append(np.take_along_axis(index, order, 1))
-    distances.append(np.take_along_axis(distance, order, 1))
-  return np.concatenate(indices), np.concatenate(distances)
+    alike = (every @ fine.reshape(*index[rows].shape, -1).swapaxes(1, 2)).max(1)
+    distance[rows] = np.sqrt(np.maximum(2 - 2 * alike.astype(np.float64), 0))
+  if own is not None:
+    distance[index == own[:, None]] = 2
+  order = np.argsort(distance, 1, kind='stable')
+  return (np.take_along_axis(index, order, 1),
+          np.take_along_axis(distance, order, 1))

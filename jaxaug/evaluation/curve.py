@@ -60,7 +60,7 @@ def make(extractor: features.FeatureExtractor, validation: types.Split,
       np.resize(np.array(classes, np.int32), count))
   block, watched = measure.blocks([metric]), any((shares or {}).values())
   needs = measure.needs(block) | ({'features'} if watched else set())
-  real = features.of_array(extractor, np.asarray(validation.images), needs)
+  real = features.of_array(extractor, validation.images, needs)
   watch = _watch(extractor, train, validation.labels, real, labels,
                  shares) if watched else None
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxaug.core import console, errors, files, types
+from jaxaug.data import images
 from jaxaug.evaluation import moments
 from jaxaug.training import mesh
 
@@ -215,17 +216,14 @@ def _read(file: pathlib.Path, wanted) -> types.ImageSet | None:
     return None  # It is written anew.
 
 
-def slices(array: np.ndarray, size: int):
-  """Yields the rows of an array, `size` at a time."""
-  for start in range(0, len(array), size):
-    yield np.asarray(array[start:start + size])
-
-
 def of_array(extractor: FeatureExtractor, array: np.ndarray, needs,
              labels=None, title: str = '', **cache) -> types.ImageSet:
-  """Returns what metrics need of uint8 images [N, H, W, C]; see `extract`."""
-  found = extract(extractor, slices(array, extractor.batch_size), len(array),
-                  needs, title=title, **cache)
+  """Returns what metrics need of uint8 images [N, H, W, C]; see `extract`.
+
+  Or of what looks like an array of them, see data/records.py.
+  """
+  found = extract(extractor, images.blocks(array, extractor.batch_size),
+                  len(array), needs, title=title, **cache)
   return found._replace(
       labels=None if labels is None else np.asarray(labels, np.int32),
       images=array if 'images' in needs else None)

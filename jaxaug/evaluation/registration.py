@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxaug.data import images
+
 SIDE = 32            # Pixels of the longer side at most; larger images shrink.
 NOISE = 4.           # Grey values; contrast below that says nothing.
 CENTRE, CELLS = .7, 8      # Of a real image that any crop of it still shows.
@@ -24,8 +26,10 @@ REACH = .94          # Share of a side that the points are spread over.
 COVERED = .5         # Share of the points that must lie in both images.
 LEAST = 4            # Real images; of fewer none is the third nearest.
 LEAST_SIDE = 16      # Pixels; in fewer, any image can be laid over any other.
-_BLOCK = 2**23       # Numbers in the largest temporary array.
-_CHUNK = 2048        # Pairs that are registered in one call.
+_BLOCK = 2**21       # Numbers in the largest temporary array.
+_REAL = 4096         # Real images that are looked through at a time.
+_SLAB = 1000         # Images that are registered at a time,
+_CHUNK = 2048        # and pairs of them in one call.
 
 
 class Views(typing.NamedTuple):
@@ -44,8 +48,8 @@ def nearest(some: np.ndarray, real: np.ndarray,
 
   Args:
     some: uint8 [N, H, W, C].
-    real: uint8 [M, H, W, C], different ones, M of LEAST at least; sides of
-      LEAST_SIDE at least.
+    real: uint8 [M, H, W, C], or what looks like it, see data/records.py:
+      different ones, M of LEAST at least; sides of LEAST_SIDE at least.
     own: int [N], the real image that each one is, which does not count.
 
   Returns:
@@ -54,30 +58,45 @@ def nearest(some: np.ndarray, real: np.ndarray,
     whichever is smaller.
   """
   ratio, index = np.full(len(some), np.inf), np.zeros(len(some), np.int64)
-  for ours, theirs in zip(_planes(some), _planes(real), strict=True):
-    found, distance = _registered(ours, theirs, own)
-    mine = distance[:, 0] / np.maximum(distance[:, 2], 1e-3)
-    index = np.where(mine < ratio, found[:, 0], index)
-    ratio = np.minimum(mine, ratio)
+  colours = some.shape[3]
+  for plane, candidates in zip(
+      _PLANES[colours], _candidates(some, real, own), strict=True):
+    for start in range(0, len(some), _SLAB):
+      rows = slice(start, start + _SLAB)
+      found, distance = _registered(
+          plane, some[rows], real, [x[rows] for x in candidates],
+          None if own is None else own[rows])
+      mine = distance[:, 0] / np.maximum(distance[:, 2], 1e-3)
+      better = mine < ratio[rows]
+      index[rows] = np.where(better, found[:, 0], index[rows])
+      ratio[rows] = np.minimum(mine, ratio[rows])
   return index, ratio
 
 
-def _planes(pixels: np.ndarray):
-  """Yields brightness and, of colour, the largest: float32 [N, h, w]."""
-  size = [min(side, SIDE) for side in pixels.shape[1:3]]
-  shrink = [_means(n, m) for n, m in zip(pixels.shape[1:3], size, strict=True)]
-  def small(plane):
-    return np.einsum('hy,nyx,wx->nhw', shrink[0], plane, shrink[1],
-                     optimize=True).astype(np.float32)
-  step = max(1, _BLOCK // math.prod(pixels.shape[1:]))
-  def planes(of):
-    return np.concatenate([small(of(pixels[i:i + step].astype(np.float32)))
-                           for i in range(0, len(pixels), step)])
-  if pixels.shape[3] == 1:
-    yield planes(lambda x: x[..., 0])
-  else:
-    yield planes(lambda x: x @ np.float32([.299, .587, .114]))
-    yield planes(lambda x: x.max(-1))
+# By the number of colours, what images are laid over each other by:
+# brightness, and the largest of the colours.
+_PLANES = {1: (lambda x: x[..., 0],),
+           3: (lambda x: x @ np.float32([.299, .587, .114]),
+               lambda x: x.max(-1))}
+
+
+def _small(shape) -> tuple[int, int]:
+  """The size at which images of a shape [.., H, W, C] are looked at."""
+  return tuple(min(side, SIDE) for side in shape[-3:-1])
+
+
+def _plane(of, pixels, rows=slice(None)) -> np.ndarray:
+  """Returns one of _PLANES of some images, made small: float32 [N, h, w]."""
+  shape = pixels.shape
+  height, width = (_means(n, m) if n > m else None
+                   for n, m in zip(shape[1:3], _small(shape), strict=True))
+  out = []
+  for part in images.blocks(np.arange(len(pixels))[rows],
+                            max(1, _BLOCK // math.prod(shape[1:]))):
+    x = of(pixels[part].astype(np.float32))
+    x = x if height is None else height @ x
+    out.append(x if width is None else x @ width.T)
+  return np.concatenate(out)
 
 
 def _means(n: int, m: int) -> np.ndarray:
@@ -144,47 +163,104 @@ def _unit(cells):
                          + NOISE**2 * cells.shape[-1])
 
 
-def _candidates(ours, theirs, views: Views, count: int, own):
-  """Returns (index, start [.., 4], mirrored) of the best views, [N, K] each."""
-  shape, n, m = ours.shape[1:], len(ours), len(theirs)
-  read = _reader(_moved(views.where, views.points).reshape(-1, 2), shape)
-  cells = len(views.points)
-  known = _unit(theirs.reshape(m, -1) @ _reader(views.points, shape).T).T.copy()
-  start = np.concatenate([views.where, views.where])
-  size, out = max(1, _BLOCK // (len(start) * m)), []
+class _Found(typing.NamedTuple):
+  """The best so far: which real image, how much alike, by which view; [N, K].
+  """
+  index: np.ndarray
+  alike: np.ndarray
+  view: np.ndarray
+
+
+def _candidates(some, real, own):
+  """Returns for each plane (index, start [.., 4], mirrored), [N, K] each."""
+  views, m = _views(_small(some.shape)), len(real)
+  planes = _PLANES[some.shape[3]]
+  seen = [[_seen(_plane(plane, some), each) for each in views]
+          for plane in planes]
+  most = [min(count, m - (own is not None)) for count in CANDIDATES]
+  none = _Found(*(np.zeros((len(some), 0), kind)
+                  for kind in (np.int64, np.float32, np.int64)))
+  found = [[none for _ in views] for _ in planes]
+  for first in range(0, m, _REAL):
+    pixels = real[first:first + _REAL]
+    for p, plane in enumerate(planes):
+      theirs = _plane(plane, pixels)
+      for v, each in enumerate(views):
+        known = _unit(theirs.reshape(len(theirs), -1) @ _reader(
+            each.points, theirs.shape[1:]).T).T.copy()
+        found[p][v] = _merged(found[p][v], seen[p][v], known, first, most[v],
+                              own)
+  out = []
+  for each in found:
+    starts = [np.concatenate([v.where, v.where])[f.view]
+              for v, f in zip(views, each, strict=True)]
+    mirrored = [f.view >= len(v.where)
+                for v, f in zip(views, each, strict=True)]
+    out.append((np.concatenate([f.index for f in each], 1),
+                np.concatenate(starts, 1), np.concatenate(mirrored, 1)))
+  return out
+
+
+def _seen(ours, views: Views) -> np.ndarray:
+  """Returns what the views see of images and mirrors: [N, 2 V, cells]."""
+  n, cells = len(ours), len(views.points)
+  read = _reader(_moved(views.where, views.points).reshape(-1, 2),
+                 ours.shape[1:])
+  both = np.stack([ours, ours[..., ::-1]], 1).reshape(2 * n, -1)
+  return _unit((both @ read.T).reshape(n, 2 * len(views.where), cells))
+
+
+def _merged(old: _Found, seen, known, first: int, count: int, own) -> _Found:
+  """Returns the best `count` of those so far and of a block of real images.
+
+  seen: of `_seen`. known: [cells, R], what there is to see of the block, which
+  begins at the real image `first`.
+  """
+  n, v, cells = seen.shape
+  r = known.shape[1]
+  out, size = [], max(1, _BLOCK // (v * r))
   for i in range(0, n, size):
-    block = ours[i:i + size]
-    both = np.stack([block, block[..., ::-1]], 1).reshape(2 * len(block), -1)
-    seen = _unit((both @ read.T).reshape(len(block), len(start), cells))
-    alike = (seen.reshape(-1, cells) @ known).reshape(
-        len(block), len(start), m)
+    block = seen[i:i + size]
+    alike = (block.reshape(-1, cells) @ known).reshape(len(block), v, r)
     best = alike.max(1)
     if own is not None:
-      best[np.arange(len(block)), own[i:i + size]] = -np.inf
-    top = np.argpartition(best, -count, 1)[:, -count:]
-    out.append((top, np.take_along_axis(alike, top[:, None], 2).argmax(1)))
-  index, view = (np.concatenate(x) for x in zip(*out, strict=True))
-  return index, start[view], view >= len(views.where)
+      here = own[i:i + size] - first
+      rows = np.flatnonzero((here >= 0) & (here < r))
+      best[rows, here[rows]] = -np.inf
+    top = np.argpartition(best, -min(count, r), 1)[:, -count:]
+    out.append((top + first, np.take_along_axis(best, top, 1),
+                np.take_along_axis(alike, top[:, None], 2).argmax(1)))
+  new = [np.concatenate(x) for x in zip(*out, strict=True)]
+  both = [np.concatenate(x, 1) for x in zip(old, new, strict=True)]
+  k = min(count, both[1].shape[1])
+  keep = np.argpartition(both[1], -k, 1)[:, -k:]
+  return _Found(*(np.take_along_axis(x, keep, 1) for x in both))
 
 
-def _registered(ours, theirs, own):
+def _registered(plane, some, real, candidates, own):
   """Returns (index, distance) of the KEPT nearest, [N, KEPT], nearest first."""
-  shape, m = ours.shape[1:], len(theirs) - (own is not None)
-  parts = [_candidates(ours, theirs, views, min(count, m), own)
-           for views, count in zip(_views(shape), CANDIDATES, strict=True)]
-  index, start, mirrored = (np.concatenate(x, 1)
-                            for x in zip(*parts, strict=True))
-  ours, theirs = _blurred(ours), _blurred(theirs)
+  index, start, mirrored = candidates
+  used, place = np.unique(index, return_inverse=True)
+  found, distance = _closest(
+      _blurred(_plane(plane, some)), _blurred(_plane(plane, real, used)),
+      place.reshape(index.shape), start, mirrored)
+  found = used[found]
+  if own is not None:
+    distance[found == own[:, None]] = 2
+  distance = _once(found, distance)
+  order = np.argsort(distance, 1, kind='stable')
+  return (np.take_along_axis(found, order, 1),
+          np.take_along_axis(distance, order, 1))
+
+
+def _closest(ours, theirs, index, start, mirrored):
+  """Returns (index, distance) of the KEPT that lie closest: [N, KEPT]."""
   start, distance = _register(ours, theirs, index, start, mirrored, COARSE)
   rows = np.arange(len(ours))[:, None]
   keep = np.argsort(_once(index, distance), 1, kind='stable')[:, :KEPT]
   index, start, mirrored = (x[rows, keep] for x in (index, start, mirrored))
   _, distance = _register(ours, theirs, index, start, mirrored, FINE)
-  if own is not None:
-    distance[index == own[:, None]] = 2
-  distance = _once(index, distance)
-  order = np.argsort(distance, 1, kind='stable')
-  return index[rows, order], distance[rows, order]
+  return index, distance
 
 
 def _once(index, distance):

@@ -221,7 +221,9 @@ def check(config: dict):
                        ('config.data.folds', config['data'].get('folds') or 0)):
     if value > _MOST:
       raise errors.InputError(f'{where}: {value}; expected at most {_MOST}.')
-  data_arguments(**config['data'])
+  given = dict(config['data'])
+  errors.between('config.data.memory', given.pop('memory'), 0, float('inf'))
+  data_arguments(**given)
   for name, block in config['augmentations'].items():
     where = f'config.augmentations.{name}'
     registry.check(standard.make, block, where)

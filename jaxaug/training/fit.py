@@ -4,7 +4,6 @@ Several runs train in one program, by `vmap`, or one alone; numbers differ by
 rounding only.
 """
 import functools
-import math
 import tempfile
 import typing
 
@@ -16,21 +15,13 @@ from jaxaug.augment import mix as mixtures
 from jaxaug.augment import standard
 from jaxaug.core import errors, files, registry, types
 from jaxaug.data import mixing, pixels
+from jaxaug.training import bank as banks
 from jaxaug.training import checkpoint, classifier, loop, mesh, metrics_log
 
 # A change of what a training computes belongs here: see Network.key.
 VERSION = 1
-# Test and validation images that pass through the network at a time.
+# Images that pass through a network at a time where it learns nothing.
 EVAL_BATCH = 500
-
-
-class Bank(typing.NamedTuple):
-  """Every image that a run may train on, once, on the device.
-
-  images uint8 [N, H, W, C], labels int32 [N].
-  """
-  images: jax.Array
-  labels: jax.Array
 
 
 class Network(typing.NamedTuple):
@@ -159,8 +150,9 @@ def sizes(net: Network) -> tuple[int, int]:
 class _Programs(typing.NamedTuple):
   init: typing.Callable
   step: typing.Callable
+  predict: typing.Callable
+  score: typing.Callable
   select: typing.Callable
-  evaluate: typing.Callable
   features: typing.Callable
 
 
@@ -173,9 +165,11 @@ def _programs(net: Network, axes: Axes) -> _Programs:
     return rule.step(state, {'image': image, 'target': target,
                              'weight': weight, 'adjustment': adjustment}, key)
 
+  def predict(variables, images):
+    return rule.predict(variables, pixels.to_float(images))
+
   def features(variables, images):
-    return jax.lax.map(lambda batch: rule.features(
-        variables, pixels.to_float(batch)), images)
+    return rule.features(variables, pixels.to_float(images))
 
   one = axes.over_runs(step, (0, 0, 0, None, None, 0))
   def steps(state, count, image, target, *rest):
@@ -183,35 +177,25 @@ def _programs(net: Network, axes: Axes) -> _Programs:
       return one(state, image, target, *rest)
     return loop.repeat(lambda state, batch: one(state, *batch, *rest))(
         state, count, (image, target))
-  evaluate = functools.partial(_evaluate, rule.predict)
-  select = functools.partial(_select, evaluate)
   return _Programs(
       jax.jit(axes.over_runs(rule.init, (0, None))),
       jax.jit(steps, donate_argnums=0),
-      jax.jit(axes.over_runs(select, (0, 0, None, None, None)),
-              donate_argnums=0),
-      jax.jit(axes.over_runs(evaluate, (0, None, None))), jax.jit(features))
+      jax.jit(axes.over_runs(predict, (0, None))),
+      jax.jit(axes.over_runs(_score, (0, None))),
+      jax.jit(axes.over_runs(_select, (0, 0, 0, None, None)),
+              donate_argnums=0), jax.jit(features))
 
 
-def _evaluate(predict, variables, images, labels):
-  """Logits [N, K] of whole batches, error and loss; labels below 0 are padding.
-  """
-  def one(batch):
-    return predict(variables, pixels.to_float(batch))
-  # Forward convolutions are as fast inside a loop as outside.
-  logits = jax.lax.map(one, images)
-  logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-  there = labels >= 0
+def _score(logits, labels):
+  """Returns the error and the loss of logits [N, K]."""
   picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None],
                                1)[:, 0]
-  wrong, count = logits.argmax(-1) != labels, jnp.maximum(there.sum(), 1)
-  return (logits, jnp.where(there, wrong, 0).sum() / count,
-          -jnp.where(there, picked, 0).sum() / count)
+  return jnp.mean(logits.argmax(-1) != labels), -jnp.mean(picked)
 
 
-def _select(evaluate, best, variables, images, labels, step):
+def _select(best, variables, logits, labels, step):
   """Keeps the weights of the lowest validation error, then loss."""
-  _, error, loss = evaluate(variables, images, labels)
+  error, loss = _score(logits, labels)
   better = (error < best['error']) | (
       (error == best['error']) & (loss < best['loss']))
   new = {'error': error, 'loss': loss, 'step': step, 'variables': variables}
@@ -221,50 +205,56 @@ def _select(evaluate, best, variables, images, labels, step):
 
 @functools.lru_cache(None)
 def _feed(how: Feed, classes: int, axes: Axes):
-  """Compiles gather, augmentation and mixing of one kind of arm."""
+  """Compiles augmentation and mixing of one kind of arm."""
   apply = standard.make(**dict(how.augmentation))
   mix = mixtures.make(how.mix, how.mix_alpha)
 
-  def take(bank, index, key):
-    images = apply(key, pixels.to_float(bank.images[index]))
-    return images, jax.nn.one_hot(bank.labels[index], classes)
+  def take(batch, key):
+    images, labels = batch
+    return (apply(key, pixels.to_float(images)),
+            jax.nn.one_hot(labels, classes))
 
-  def feed(bank, index, partner, key, step):
+  def feed(batch, partner, key, step):
     key = jax.random.fold_in(key, step)
-    batch = take(bank, index, key)
+    batch = take(batch, key)
     if how.mix:
-      other = take(bank, partner, jax.random.fold_in(key, 1))
+      other = take(partner, jax.random.fold_in(key, 1))
       batch = mix(jax.random.fold_in(key, 2), *batch, *other)
     return batch
-  feed = axes.over_runs(feed, (None, 0, 0, 0, None))
+  feed = axes.over_runs(feed, (0, 0, 0, None))
   if axes.steps is not None:
-    feed = jax.vmap(feed, (None, 0, 0, None, 0))
+    feed = jax.vmap(feed, (0, 0, None, 0))
   return jax.jit(feed)
 
 
 # ----------------------------------------------------------------- training
-def _batched(images, labels):
-  """Pads images to whole batches: ([n, B, H, W, C], labels [n, B])."""
-  count = len(labels)
+def _each(program, variables, images):
+  """Returns program(variables, batch) [..., B, D] of all images: [..., N, D].
+
+  Batches are of one size, so that one program is enough; what the last one has
+  too many of is cut off.
+  """
+  count, out = len(images), []
   size = min(EVAL_BATCH, max(count, 1))
-  whole = math.ceil(count / size) * size
-  padded = np.zeros((whole, *images.shape[1:]), np.uint8)
-  padded[:count] = images
-  marks = np.full(whole, -1, np.int32)
-  marks[:count] = labels
-  return padded.reshape(-1, size, *images.shape[1:]), marks.reshape(-1, size)
+  for start in range(0, max(count, 1), size):
+    batch = images[start:start + size]
+    more = np.zeros((size - len(batch), *batch.shape[1:]), np.uint8)
+    out.append(program(variables, np.concatenate([batch, more])))
+  return jnp.concatenate(out, -2)[..., :count, :]
 
 
-def _selection(select, validation, every):
+def _selection(programs: _Programs, validation, every):
   """Returns the hook that keeps each run's best weights by validation.
 
   The test split is not looked at.
   """
-  images, labels = _batched(validation.images, validation.labels)
+  labels = np.asarray(validation.labels)
 
   def run(step, state, best, writer):
-    best, error, loss = select(best, classifier.variables(state.net), images,
-                               labels, jnp.int32(step))
+    variables = classifier.variables(state.net)
+    logits = _each(programs.predict, variables, validation.images)
+    best, error, loss = programs.select(best, variables, logits, labels,
+                                        jnp.int32(step))
     found = {'validation_error': error, 'validation_loss': loss}
     if error.ndim:
       found = {f'{name}/{i}': value for name, values in found.items()
@@ -301,28 +291,30 @@ def _left(jobs) -> list[Job]:
   return [job for job in jobs if not files.is_done(job.folder.final)]
 
 
-def _batches(jobs, treatment: Treatment, axes: Axes, devices):
-  """Returns batches(i): its steps, and positions of images and of partners."""
+def _batches(jobs, treatment: Treatment, axes: Axes, bank, devices, steps: int):
+  """Returns batches(i): its steps, the images and labels, and the partners."""
   partners = (mixing.partners if treatment.partner == 'synthetic' else
               mixing.shuffled if treatment.feed.mix else None)
+  stride = axes.steps or 1
 
-  def positions(choose, steps):
-    rows = np.stack([[choose(job.plan, int(t)) for job in jobs] for t in steps])
-    rows = rows.reshape(*axes.lead, -1)
-    return mesh.shard(devices, rows, axis=rows.ndim - 1)
+  def positions(i):
+    return tuple(np.stack([
+        [choose(job.plan, t) for job in jobs]
+        for t in range(i, i + stride)]).reshape(*axes.lead, -1)
+                 for choose in (mixing.batch, partners) if choose)
+  taken = banks.batches(bank, positions, devices, stop=steps, stride=stride)
 
   def batches(i):
-    steps = np.arange(i, i + (axes.steps or 1))
-    index = positions(mixing.batch, steps)
-    other = positions(partners, steps) if partners else index
-    return i if axes.steps is None else steps, index, other
+    found = taken(i)
+    return (i if axes.steps is None else np.arange(i, i + stride), found[0],
+            found[-1])
   return batches
 
 
 def train(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
-          bank: Bank, validation: types.Split, test: types.Split, steps: int,
-          seed: int, devices, eval_every: int, log_every: int, save_every: int,
-          steps_per_call: int = 1):
+          bank: banks.Bank, validation: types.Split, test: types.Split,
+          steps: int, seed: int, devices, eval_every: int, log_every: int,
+          save_every: int, steps_per_call: int = 1):
   """Trains runs of one arm and reads the test split once for each.
 
   Run k of every arm has the same initial weights, stream of real images and
@@ -344,22 +336,22 @@ def train(jobs: list[Job], *, title: str, net: Network, treatment: Treatment,
   count = sum(x.size for x in jax.tree.leaves(state.net.params)) // len(jobs)
 
   def step(state, batch):
-    at, index, other = batch
+    at, mine, other = batch
     return programs.step(state, np.int32(steps - np.min(at)),
-                         *feed(bank, index, other, key_feed, at),
+                         *feed(mine, other, key_feed, at),
                          treatment.weight, treatment.adjustment, key_step)
 
   best, hooks = {}, ()
   if len(validation.labels):
     best = _unselected(state, axes)
-    hooks = (_selection(programs.select, validation, eval_every),)
+    hooks = (_selection(programs, validation, eval_every),)
   state, best, seconds = loop.run(
-      step, _batches(jobs, treatment, axes, devices), state, best, steps=steps,
-      folder=folder, title=title, log_every=log_every, save_every=save_every,
-      hooks=hooks, steps_per_call=calls)
+      step, _batches(jobs, treatment, axes, bank, devices, steps), state, best,
+      steps=steps, folder=folder, title=title, log_every=log_every,
+      save_every=save_every, hooks=hooks, steps_per_call=calls)
   chosen = best.pop('variables', classifier.variables(state.net))
-  logits, error, _ = programs.evaluate(
-      chosen, *_batched(test.images, test.labels))
+  logits = _each(programs.predict, chosen, test.images)
+  error, _ = programs.score(logits, np.asarray(test.labels))
   ends = jax.device_get((chosen, logits, error, best))
   loop.check_finite(title, ends[:2], steps)
   facts = {'model': net.model, 'parameters': count, 'steps': steps,
@@ -380,8 +372,7 @@ def _finish(job: Job, chosen, logits, error, best, test, facts):
     return
   checkpoint.write_tree(place.partial / 'variables.npz', chosen)
   files.save_npz(place.partial / 'predictions.npz',
-                 logits=logits[:len(test.labels)],
-                 labels=np.asarray(test.labels))
+                 logits=logits, labels=np.asarray(test.labels))
   files.finish(place.partial, place.final, {
       **job.identity, **facts, 'run': job.run, 'test_error': float(error),
       'chosen_step': int(best['step']) if best else facts['steps'],
@@ -401,16 +392,12 @@ def read(folder: files.Folder, net: Network):
 
 def predict(net: Network, variables, images) -> np.ndarray:
   """Returns the logits [N, K] of uint8 images [N, H, W, C]."""
-  batches = _batched(images, np.zeros(len(images), np.int32))
-  logits, _, _ = _programs(net, Axes()).evaluate(variables, *batches)
-  return np.asarray(logits)[:len(images)]
+  return np.asarray(_each(_programs(net, Axes()).predict, variables, images))
 
 
 def features(net: Network, variables, images) -> np.ndarray:
   """Returns what the last layer sees of uint8 images: float32 [N, F]."""
-  batches, _ = _batched(images, np.zeros(len(images), np.int32))
-  out = np.asarray(_programs(net, Axes()).features(variables, batches))
-  return out.reshape(-1, out.shape[-1])[:len(images)]
+  return np.asarray(_each(_programs(net, Axes()).features, variables, images))
 
 
 def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
@@ -437,7 +424,7 @@ def fitter(net: Network, *, steps: int, batch_size: int, seed: int, devices):
       train((Job(folder, run, plan, {'arm': 'fit'}),),
             title=f'classifier {run} of {len(labels):,} images', net=net,
             treatment=plain(net.spec.num_classes),
-            bank=Bank(*mesh.replicate(devices, split[:2])),
+            bank=banks.make(devices, split[:2]),
             validation=types.Split(*(x[:0] for x in split)),
             test=types.Split(*(x[:1] for x in split)), steps=steps, seed=seed,
             devices=devices, eval_every=steps, log_every=steps,

@@ -90,8 +90,12 @@ def shard(mesh: Mesh, batch, axis: int = 0):
       raise errors.InputError(
           f'batch_size: {x.shape[axis]} cannot be split evenly over '
           f'{mesh.size} devices; expected a multiple of {mesh.size}')
-  spec = PartitionSpec(*[None] * axis, 'batch')
-  return _place(batch, NamedSharding(mesh, spec))
+  return _place(batch, along(mesh, axis))
+
+
+def along(mesh: Mesh, axis: int) -> NamedSharding:
+  """Returns how an array lies that is split over the devices along an axis."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, 'batch'))
 
 
 def _place(tree, sharding):

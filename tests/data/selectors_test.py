@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 from scipy.spatial import distance
 
 from jaxaug.core import errors, registry, types
+from jaxaug.data import images as image_arrays
 from jaxaug.data import mixing, pixels
 from jaxaug.data.selectors import density, herding, k_center, kmedoids
 from jaxaug.evaluation import features as extracting
@@ -594,7 +595,7 @@ def cnn(spec, steps=300):
     variables = classifier.variables(state.net)
     return lambda new: np.concatenate([
         np.asarray(predict(variables, pixels.to_float(jnp.asarray(part))))
-        for part in extracting.slices(new, 500)])
+        for part in image_arrays.blocks(new, 500)])
   return fit
 
 

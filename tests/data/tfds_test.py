@@ -173,7 +173,9 @@ def test_differing_sizes_need_resize(load):
 @pytest.mark.parametrize('settings, message', [
     ({'name': 'jaxaug_tin'}, "name: .*no set 'jaxaug_tin'.*mean 'jaxaug_tiny'"),
     ({'name': 'cifar10'},
-     'not prepared in .*; run once: python -m jaxaug prepare cifar10 --data_d'),
+     'not prepared in .*tensorflow, which is not .*; run once: python -m pip '
+     'install -r requirements-tfds.txt, and: python -m jaxaug prepare cifar10 '
+     '--data_d'),
     ({'name': 'fashion_mnist'}, 'without a network.*--fashion_mnist_files'),
     ({'name': 'jaxaug_tiny:7.0.0'}, "config.data.name: 'jaxaug_tiny:7.0.0'"),
     ({'test_split': 'tset'}, "data.test_split.*'tset'.*has train, .*for none"),
@@ -182,10 +184,39 @@ def test_differing_sizes_need_resize(load):
     ({'label_key': 'lable'}, "label_key.*'lable'.*Did you mean 'label'"),
     ({'image_key': 'deep'}, r'image_key: .*uint16 \[2, 2, 1\]'),
     ({'resize': 0}, 'config.data.resize')])
-def test_bad_settings_are_one_line(load, settings, message):
+def test_bad_settings_are_one_line(load, settings, message, monkeypatch):
+  monkeypatch.setattr(source, '_has_tensorflow', lambda: False)
   with pytest.raises(errors.InputError, match=message) as e:
     load(**settings)
   assert '\n' not in str(e.value)
+
+
+def test_a_set_is_prepared_on_its_first_use(tmp_path, monkeypatch, capsys):
+  # Of this one none of the features needs it.
+  monkeypatch.setattr(source, '_has_tensorflow', lambda: True)
+  found = source.load(name='jaxaug_tiny', data_dir=str(tmp_path / 'new'),
+                      cache_dir=str(tmp_path / 'cache'))
+  assert len(found.train.labels) == COUNTS['train']
+  said = f'data: prepares jaxaug_tiny in {tmp_path / "new"}, once; '
+  assert said in capsys.readouterr().out
+  source.load(name='jaxaug_tiny', data_dir=str(tmp_path / 'new'),
+              cache_dir=str(tmp_path / 'other'))
+  assert 'prepares' not in capsys.readouterr().out
+
+
+def test_what_cannot_be_prepared_says_how_it_could_be(tmp_path, monkeypatch,
+                                                      capsys):
+  monkeypatch.setattr(source, '_has_tensorflow', lambda: True)
+  def fails(builder, **how):
+    raise ConnectionError('no route to host')
+  monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', fails)
+  with pytest.raises(errors.InputError, match=(
+      "config.data.name: .*'cifar10' is not prepared in .*no route to host "
+      'Run once, .*: python -m jaxaug prepare cifar10 --data_dir=')) as e:
+    source.load(name='cifar10', data_dir=str(tmp_path),
+                cache_dir=str(tmp_path / 'cache'))
+  assert '\n' not in str(e.value)
+  assert '162 MB to download' in capsys.readouterr().out
 
 
 def test_prepare_refuses_in_one_line(tmp_path, capsys):

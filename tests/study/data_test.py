@@ -2,9 +2,13 @@
 import numpy as np
 import pytest
 
-from jaxaug.core import files
-from jaxaug.data import images
+from jaxaug.core import errors, files
+from jaxaug.data import images, records
+from jaxaug.data.datasets import fashion_mnist_small
+from jaxaug.study.report import words
 from jaxaug.study.stages import data
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize('crop, resize', [(48, 32), (32, 48), (None, 24),
@@ -20,3 +24,64 @@ def test_crop_and_resize_happen_once(tmp_path, crop, resize):
   expected = images.fit_all(pixels, resize, crop)
   np.testing.assert_array_equal(made.train.images, expected[made.train.index])
   np.testing.assert_array_equal(made.test.images, expected[made.test.index])
+
+
+@pytest.mark.parametrize('how', [{}, {'crop': 20, 'resize': (12, 16)}])
+def test_on_the_disk_as_in_memory(tmp_path, how):
+  pixels = RNG.integers(0, 256, (60, 24, 24, 3), np.uint8)
+  np.savez(tmp_path / 'a.npz', x_train=pixels[:40], y_train=np.arange(40) % 2,
+           x_test=pixels[40:], y_test=np.arange(20) % 2)
+  made = []
+  for memory in (1., 1e-6):
+    folder = files.folder(tmp_path / 'data', str(memory))
+    data.run(folder, seed=0, source='npz', path=str(tmp_path / 'a.npz'),
+             memory=memory, per_class=12, **how)
+    made.append(data.read(folder))
+  assert sorted(f.name for f in folder.final.glob('*.array_record')) == [
+      'test.array_record', 'train.array_record']
+  for part in ('train', 'validation', 'test', 'unused'):
+    held, streamed = (getattr(each, part) for each in made)
+    assert isinstance(streamed.images, records.Records)
+    for a, b in zip(held, streamed, strict=True):
+      np.testing.assert_array_equal(a, b[:], strict=True)
+  held, streamed = ({k: v for k, v in each.report.items() if k not in (
+      'seconds', 'records', 'limit', 'commit')} for each in made)
+  assert held == streamed
+
+
+def test_what_is_refused_leaves_nothing(tmp_path):
+  pixels = RNG.integers(0, 256, (40, 24, 24, 1), np.uint8)
+  pixels[20] = pixels[3]
+  np.savez(tmp_path / 'a.npz', x_train=pixels, y_train=np.arange(40) // 20)
+  folder = files.folder(tmp_path / 'data', 'x')
+  with pytest.raises(errors.InputError, match='of different classes'):
+    data.run(folder, seed=0, source='npz', path=str(tmp_path / 'a.npz'),
+             memory=1e-6)
+  assert not list((tmp_path / 'data').iterdir())
+
+
+def test_near_duplicates_across_splits_are_named(tmp_path):
+  """Mirrored, shifted, darker: of them, and hardly of any other."""
+  found = fashion_mnist_small.load()
+  train, test = found.train.images[:400], found.test.images[:200].copy()
+  test[7], test[50] = train[3, :, ::-1], train[8] // 2 + 20
+  test[90, 2:], test[90, :2] = train[20, :-2], train[20, :1]
+  np.savez(tmp_path / 'a.npz', x_train=train, y_train=found.train.labels[:400],
+           x_test=test, y_test=found.test.labels[:200],
+           class_names=np.array(found.class_names))
+  folder = files.folder(tmp_path / 'data', 'x')
+  manifest = data.run(folder, seed=0, source='npz',
+                      path=str(tmp_path / 'a.npz'), val_fraction=0.)
+  near = manifest['near']['test']
+  assert near['looked'] == 200 and 'validation' not in manifest['near']
+  def pair(i, j):
+    names = [found.class_names[k] for k in (found.test.labels[i],
+                                            found.train.labels[j])]
+    return [f'test image {i} ({names[0]})', f'train image {j} ({names[1]})']
+  for planted in ((7, 3), (50, 8), (90, 20)):
+    assert pair(*planted) in near['pairs']
+  assert 3 <= near['count'] <= 5 and near['usual'] < .02
+  said = dict(words.data_checks(data.read(folder).report))[
+      'near duplicates of training images, test']
+  assert said.startswith(f'{near["count"]} of all 200 (of training images, ')
+  assert ' and '.join(near['pairs'][0]) in said

@@ -20,7 +20,7 @@ from jaxaug.commands import run as commands_run
 from jaxaug.core import files
 from jaxaug.study import config_file, failures, tasks
 from jaxaug.study import run as study
-from jaxaug.study.stages import audit, quality
+from jaxaug.study.stages import audit, data, quality
 from jaxaug.training import loop, mesh, metrics_log
 from tests import quick
 
@@ -69,6 +69,8 @@ CLASSIFYING = 'classify/.*/checkpoints/'
 CLASSIFY = 'classify/'
 RESULTS = 'results/'
 VARYING = {'seconds', 'created', 'stamp', 'command', 'stages'}
+# And where images are read from, and what differs by that alone.
+PLACED = {'memory', 'records', 'limit'}
 
 
 def hooked(workdir, pattern, at=0, signum=signal.SIGKILL, counts='', args=()):
@@ -89,7 +91,8 @@ def ends(workdir, undisturbed) -> str:
 def numbers(value):
   """What must be equal in two results."""
   if isinstance(value, dict):
-    return {k: numbers(v) for k, v in value.items() if k not in VARYING}
+    return {k: numbers(v) for k, v in value.items()
+            if k not in VARYING | PLACED}
   return [numbers(v) for v in value] if isinstance(value, list) else value
 
 
@@ -172,6 +175,30 @@ def test_the_workdir_of_a_finished_study(undisturbed):
       'data': 1, 'generate': 1, 'pool': 1, 'judge': 1, 'audit': 1,
       'classify': 10, 'quality': 1, 'results': 1}
   assert all((f / 'manifest.json').exists() for f in stages(workdir))
+
+
+def test_images_that_stay_on_the_disk_give_the_same_numbers(undisturbed,
+                                                            tmp_path):
+  """Where memory holds the test images, but not those of train."""
+  workdir = tmp_path / 'w'
+  done = hooked(workdir, '$none', args=[f'--config.data.memory={2500 / 2**30}'])
+  assert done.returncode == 0, done.stderr
+  assert 'they stay on the disk' in done.stdout
+  held, = (undisturbed[0] / 'data').iterdir()
+  streamed, = (workdir / 'data').iterdir()
+  assert not (held / 'train.array_record').exists()
+  assert (streamed / 'train.array_record').exists()
+  # What is read of them is the same: only the results know where it was.
+  read = [data.read(files.folder(f.parent, f.name)) for f in (held, streamed)]
+  for part in ('train', 'validation', 'test', 'unused'):
+    for a, b in zip(*(getattr(x, part) for x in read), strict=True):
+      np.testing.assert_array_equal(a[:], b[:])
+  shutil.rmtree(streamed)
+  shutil.copytree(held, workdir / 'data' / held.name)
+  result, = (workdir / 'results').iterdir()
+  result.rename(result.with_name(
+      next((undisturbed[0] / 'results').iterdir()).name))
+  same(undisturbed[0], workdir)
 
 
 def test_the_room_that_a_study_needs_is_known_from_shapes(undisturbed,

@@ -19,6 +19,7 @@ from jaxaug.data import mixing
 from jaxaug.data.datasets import fake
 from jaxaug.core import registry
 from jaxaug.study.stages import generate
+from jaxaug.training import bank as banks
 from jaxaug.training import fit, mesh
 
 what, out = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -73,9 +74,7 @@ def dagan(folder, devices):  # Pairs, two updates of D and dropout.
 def classifier(folder, devices, model='resnet', runs=1, **network):
   # The bank and its gather as in a study: real images, then a pool.
   parts = data.train, data.test
-  bank = fit.Bank(*mesh.replicate(devices, (
-      np.concatenate([p.images for p in parts]),
-      np.concatenate([p.labels for p in parts]))))
+  bank = banks.make(devices, *(p[:2] for p in parts))
   mixed = mixing.compose(data.train.labels, data.test.labels, add=0.25,
                          class_names=data.class_names, seed=(1, 0))
   plan = mixing.plan(mixed, pool_start=len(data.train.labels), batch_size=16,

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from jaxaug.core import errors, registry, types
-from jaxaug.data import reading
+from jaxaug.data import layout, reading
 
 _WHERE = 'config.data.path'
 _ENDINGS = {'.npz': 'npz', '.csv': 'csv', '.tsv': 'csv', '.jsonl': 'csv',
@@ -55,7 +55,7 @@ def kind(path, where: str = _WHERE) -> str:
     tables = registry.find('datasets', 'csv').TABLES
     return ('csv' if any((root / name).is_file() for name in tables)
             else 'folder')
-  file = reading.file(path, where)
+  file = layout.file(path, where)
   if file.suffix.lower() not in _ENDINGS:
     raise errors.InputError(
         f'{where}: {file} is no file of labelled images; expected a folder, or '

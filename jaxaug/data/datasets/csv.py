@@ -93,7 +93,7 @@ def _table(path) -> pathlib.Path:
           f'{_WHERE}: {root} holds none of {", ".join(TABLES)}; expected a '
           'table of its images.')
     return there[0]
-  return reading.file(path, _WHERE)
+  return layout.file(path, _WHERE)
 
 
 def _rows(table: pathlib.Path) -> list[tuple[int, dict]]:

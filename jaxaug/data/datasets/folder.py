@@ -24,7 +24,7 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
       every split, images beside the class folders, a file that cannot be used,
       images of kinds that are not read, or images that differ in size.
   """
-  root = reading.folder(path, _WHERE)
+  root = layout.folder(path, _WHERE)
   found = layout.walk(root, _WHERE, ignore)
   return reading.dataset(
       root.absolute().name, layout.arrange(found, _WHERE),

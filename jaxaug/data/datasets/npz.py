@@ -2,7 +2,7 @@
 import numpy as np
 
 from jaxaug.core import errors, files, types
-from jaxaug.data import arrays, images, reading
+from jaxaug.data import arrays, images, layout, reading
 
 
 def load(*, path: str, train_images: str = '', train_labels: str = '',
@@ -33,7 +33,7 @@ def load(*, path: str, train_images: str = '', train_labels: str = '',
   if range is not None and not (len(range) == 2 and range[0] < range[1]):
     raise errors.InputError(f'config.data.range: {range!r}; expected (black, '
                             'white), such as (-1, 1).')
-  file = reading.file(path, 'config.data.path')
+  file = layout.file(path, 'config.data.path')
   where = f'config.data.path: {file}'
   keys = arrays.find(
       files.read_npz(file, 'config.data.path', lambda key: False), where, {

@@ -1,4 +1,5 @@
 """Any TFDS image classification set, decoded once to cached uint8 arrays."""
+import collections
 import contextlib
 import hashlib
 import importlib.util
@@ -13,7 +14,7 @@ import tempfile
 
 import numpy as np
 
-from jaxaug.core import errors, files, types
+from jaxaug.core import console, errors, files, types
 from jaxaug.data import images
 
 # gzip header times of the four Fashion-MNIST files as first published; TFDS
@@ -28,7 +29,7 @@ _FASHION_MNIST_TIMES = {
 def load(*, name, data_dir='', train_split='train', test_split='test',
          validation_split='', image_key='image', label_key='label',
          resize=None, crop=None, cache_dir='') -> types.Dataset:
-  """Loads a set that `python -m jaxaug prepare NAME` has prepared.
+  """Loads a set, which is prepared first where it is not.
 
   The first call decodes it into `cache_dir`; later ones map those arrays into
   memory and import neither TFDS nor TensorFlow.
@@ -44,7 +45,8 @@ def load(*, name, data_dir='', train_split='train', test_split='test',
     cache_dir: '' for $JAXAUG_CACHE or ~/.cache/jaxaug.
 
   Raises:
-    InputError: the set is unknown, not prepared, or has no such split or key.
+    InputError: the set is unknown, cannot be prepared here, or has no such
+      split or key.
   """
   data_dir = _data_dir(data_dir)
   asked = {
@@ -58,7 +60,7 @@ def load(*, name, data_dir='', train_split='train', test_split='test',
   folder = root / f'tfds-{re.sub("[^a-zA-Z0-9._-]", "_", name)}-{key[:12]}'
   dataset = _read_cache(folder)
   if dataset is None:
-    _write_cache(folder, *_decode(asked))
+    _write_cache(folder, asked)
     dataset = _read_cache(folder)
   return dataset
 
@@ -99,21 +101,21 @@ def _fingerprint(prepared: pathlib.Path) -> str:
   return sha.hexdigest() if found else ''
 
 
-def _write_cache(folder: pathlib.Path, about: dict, arrays: dict):
-  """Writes the arrays beside `folder` and renames them into place whole."""
+def _write_cache(folder: pathlib.Path, asked: dict):
+  """Decodes beside `folder` and renames the arrays into place whole."""
+  builder = _prepared(asked)
   try:
     with files.writing(folder):
       folder.parent.mkdir(parents=True, exist_ok=True)
-      # As numpy does not say that the disk is full.
-      files.check_space(folder, sum(array.nbytes for array in arrays.values()))
       with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         whole = pathlib.Path(scratch, 'new')
         whole.mkdir()
-        for key, array in arrays.items():
-          np.save(whole / f'{key}.npy', array)
+        about = _decode(builder, asked, whole)
         shutil.rmtree(folder, ignore_errors=True)
         files.finish(whole, folder, about)
   except errors.InputError as e:
+    if not str(e).startswith(str(folder.parent)):
+      raise
     raise errors.InputError(
         f'{e} Another place for the decoded images is config.data.cache_dir.'
     ) from None
@@ -158,66 +160,104 @@ def _one_line(error: Exception) -> str:
   return ' '.join(lines or [type(error).__name__])[:300]
 
 
-def _decode(asked: dict) -> tuple[dict, dict]:
-  """Reads a prepared set: (what _read_cache needs to know, arrays)."""
-  name, keys = asked['name'], (asked['image'], asked['label'])
-  builder = _builder(name, asked['data_dir'])
+def _has_tensorflow() -> bool:
+  return importlib.util.find_spec('tensorflow') is not None
+
+
+def _prepared(asked: dict):
+  """Returns the builder of a set that is prepared, by now if not before."""
+  name, data_dir = asked['name'], asked['data_dir']
+  builder = _builder(name, data_dir)
   with _quiet():
-    prepared = builder.is_prepared()
-  if not prepared:
-    offline = (' (or, without a network, with --fashion_mnist_files=DIR)'
-               if builder.name == 'fashion_mnist' else '')
+    if builder.is_prepared():
+      return builder
+  command = f'python -m jaxaug prepare {name} --data_dir={data_dir}'
+  if builder.name == 'fashion_mnist':
+    command += (' (or, without a network, with --fashion_mnist_files=DIR)')
+  not_yet = f'config.data.name: the TFDS set {name!r} is not prepared in ' + (
+      f'{data_dir}')
+  if not _has_tensorflow():
     raise errors.InputError(
-        f'config.data.name: the TFDS set {name!r} is not prepared in '
-        f'{asked["data_dir"]}; run once: python -m jaxaug prepare {name} '
-        f'--data_dir={asked["data_dir"]}{offline}')
+        f'{not_yet}, and to prepare it needs tensorflow, which is not '
+        'installed; run once: python -m pip install -r requirements-tfds.txt, '
+        f'and: {command}')
+  size = sum(each.size or 0 for each in (builder.url_infos or {}).values())
+  console.say(f'data: prepares {name} in {data_dir}, once; ' + (
+      f'{size / 2**20:,.0f} MB to download' if size else
+      'nobody says how much there is to download'))
+  try:
+    prepare(name, data_dir)
+  except errors.InputError as e:
+    raise errors.InputError(
+        f'{not_yet}; {e} Run once, where that is mended: {command}') from None
+  return _builder(name, data_dir)
+
+
+def _decode(builder, asked: dict, folder: pathlib.Path) -> dict:
+  """Writes the arrays of a set; returns what _read_cache needs to know."""
+  name, keys = asked['name'], (asked['image'], asked['label'])
   for key, feature in zip(('image_key', 'label_key'), keys, strict=True):
     if feature not in (known := builder.info.features):
       raise errors.InputError(
           f'config.data.{key}: {name} has no feature {feature!r}; expected one '
           f'of {", ".join(known)}.{errors.nearest(feature, known)}')
   splits = {k: v for k, v in asked['splits'].items() if v}
-  arrays = {}
-  for split, expression in splits.items():
-    arrays |= _decode_split(builder, split, expression, keys, asked)
+  labels = {split: _decode_split(builder, split, expression, keys, asked,
+                                 folder / f'{split}_images.npy')
+            for split, expression in splits.items()}
+  for split, numbers in labels.items():
+    np.save(folder / f'{split}_labels.npy', numbers)
   label = builder.info.features[asked['label']]
   names = getattr(label, 'names', None)
   if not names:
     # No more classes than images: numbers that are no labels would make many.
-    train = arrays['train_labels']
+    train = labels['train']
     names = [str(c) for c in range(min(int(train.max()) + 1, len(train)))]
   return {'full_name': builder.info.full_name, 'class_names': list(names),
           'splits': list(splits), 'prepared': str(builder.data_path),
-          'fingerprint': _fingerprint(pathlib.Path(builder.data_path))}, arrays
+          'fingerprint': _fingerprint(pathlib.Path(builder.data_path))}
 
 
-def _decode_split(builder, split, expression, keys, asked) -> dict:
-  """Decodes one split into two arrays, each image fitted as it is read."""
-  labels = []
-
-  def fitted():
-    for example in _examples(builder, expression):
-      image, label = (np.asarray(example[key]) for key in keys)
-      if image.dtype != np.uint8 or image.shape[2:] not in ((1,), (3,)):
-        raise errors.InputError(
-            f'config.data.image_key: {builder.name} {keys[0]!r} is '
-            f'{image.dtype} {list(image.shape)}; expected uint8 [H, W, 1 or '
-            '3].')
-      yield images.fit(image, asked['resize'], asked['crop'],
-                       f'image {len(labels)} of {expression}')
-      labels.append(label)
-
+def _decode_split(builder, split, expression, keys, asked, file) -> np.ndarray:
+  """Decodes the images of one split to the disk; returns the labels."""
+  labels, sizes, array = [], collections.Counter(), None
   try:
     with _quiet():
-      stacked = images.fit_all(fitted(), where=f'{builder.name} {expression}')
+      count = builder.info.splits[expression].num_examples
+      for example in _examples(builder, expression):
+        image, label = (np.asarray(example[key]) for key in keys)
+        image = _fit(image, f'{builder.name} {keys[0]!r}', asked,
+                     f'image {len(labels)} of {expression}')
+        if array is None:
+          # As numpy does not say that the disk is full.
+          files.check_space(file, count * image.size)
+          array = np.lib.format.open_memmap(
+              file, 'w+', np.uint8, (count, *image.shape))
+        sizes[image.shape[:2]] += 1
+        if len(sizes) == 1:  # A second size ends in an error.
+          array[len(labels)] = image
+        labels.append(label)
   except (ValueError, AssertionError, KeyError) as e:
     none = '' if split == 'train' else ", or '' for none"
     raise errors.InputError(
         f'config.data.{split}_split: cannot read {expression!r} of '
         f'{builder.name}: {_one_line(e)} It has '
         f'{", ".join(builder.info.splits)}{none}.') from None
-  return {f'{split}_images': stacked,
-          f'{split}_labels': np.array(labels, np.int32)}
+  images.one_size(sizes, f'{builder.name} {expression}')
+  if array is None:
+    np.save(file, np.zeros((0, 1, 1, 1), np.uint8))
+  else:
+    array.flush()
+  return np.array(labels, np.int32)
+
+
+def _fit(image: np.ndarray, feature: str, asked: dict, name: str):
+  """Returns an image, cut; InputError for what is none."""
+  if image.dtype != np.uint8 or image.shape[2:] not in ((1,), (3,)):
+    raise errors.InputError(
+        f'config.data.image_key: {feature} is {image.dtype} '
+        f'{list(image.shape)}; expected uint8 [H, W, 1 or 3].')
+  return images.fit(image, asked['resize'], asked['crop'], name)
 
 
 def _examples(builder, expression: str):
@@ -269,7 +309,7 @@ def prepare(name: str, data_dir='', fashion_mnist_files='') -> pathlib.Path:
     if fashion_mnist_files:
       restore_fashion_mnist(fashion_mnist_files, manual)
       options['manual_dir'] = manual
-    if importlib.util.find_spec('tensorflow') is None:
+    if not _has_tensorflow():
       raise errors.InputError(
           f'{name}: preparing a TFDS set needs the package tensorflow, which '
           'is not installed.')

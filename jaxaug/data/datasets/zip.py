@@ -28,7 +28,7 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
     InputError: no such file, a damaged one, no labels, or what a folder of
       these images would raise.
   """
-  file = reading.file(path, _WHERE)
+  file = layout.file(path, _WHERE)
   where = f'{_WHERE}: {file}'
   every, read = _open(file)
   members, folders = {}, set()

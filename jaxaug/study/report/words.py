@@ -296,9 +296,22 @@ def data_checks(data: dict) -> list[tuple[str, str]]:
       pairs = [' and '.join(pair) for pair in found['pairs'][:5]]
       out.append((what, f'{found["count"]:,}: {"; ".join(pairs)}' if pairs else
                   'none'))
+  for split, found in (data.get('near') or {}).items():
+    out.append((f'near duplicates of training images, {split}',
+                _near(found, sum(data['counts'][split]))))
   out += [(f'identical images, {where}', f'{count:,}')
           for where, count in data.get('overlaps', {}).items() if count]
   return out
+
+
+def _near(found: dict, total: int) -> str:
+  """Returns how many images of a split nearly are training images."""
+  looked = (f'all {total:,}' if found['looked'] == total else
+            f'{found["looked"]:,} of {total:,}, drawn alike')
+  pairs = '; '.join(' and '.join(pair) for pair in found['pairs'][:5])
+  return (f'{found["count"]:,} of {looked} (of training images, '
+          f'{percent(found["usual"])} % are so near to each other)'
+          + (f': {pairs}' if pairs else ''))
 
 
 def _failure(failure: dict, *more: dict) -> str:

@@ -57,8 +57,8 @@ def run(folder: files.Folder, *, name: str, pool: types.Split,
   """
   begun = time.monotonic()
   def seen(split):
-    x = np.asarray(split.images)
-    return copies.Side(x, features and np.asarray(features(x)))
+    return copies.Side(split.images, features and np.asarray(
+        features(split.images)))
   pool, sides = seen(pool), {side: seen(split) for side, split in real.items()}
   numbers, pairs = {'n': len(pool.images)}, {}
   for side, those in sides.items():

@@ -9,7 +9,8 @@ from jaxaug.data import mixing
 from jaxaug.study import arms, budget, schema
 from jaxaug.study import tasks as study_tasks
 from jaxaug.study.stages import generate
-from jaxaug.training import fit, mesh, metrics_log
+from jaxaug.training import bank as banks
+from jaxaug.training import fit, metrics_log
 
 # A change of what this stage computes belongs into its key.
 VERSION = 4
@@ -28,7 +29,7 @@ class _Bank(typing.NamedTuple):
 
   labels: int32 [N] on the host. pools: pool -> (where it begins, its labels).
   """
-  device: fit.Bank
+  images: banks.Bank
   labels: np.ndarray
   pools: dict[str, tuple[int, np.ndarray]]
 
@@ -107,7 +108,7 @@ def _runs(study, fold, name, net, i, counts, drawn, spare, bank):
                  {'arm': arm.name, 'seeds': [config['seed'], run]})
          for run in runs],
         title=f'classify {title}', net=net, treatment=treatment,
-        bank=images.device, validation=fold.splits.validation,
+        bank=images.images, validation=fold.splits.validation,
         test=fold.splits.test, steps=steps, seed=seed, devices=machine.devices,
         eval_every=config['eval_every'], log_every=config['log_every'],
         save_every=machine.save_every, steps_per_call=machine.steps_per_call)
@@ -163,7 +164,7 @@ _banks: dict[tuple, _Bank] = {}  # One fold's at a time, by its folders.
 
 def _bank(data: study_tasks.Task, pools: tuple[study_tasks.Task, ...],
           devices) -> _Bank:
-  """Returns the images of all arms, laid end to end on the devices once.
+  """Returns the images of all arms, laid end to end once.
 
   A pool that failed has no place in it.
   """
@@ -181,10 +182,8 @@ def _read_bank(data, pools, devices) -> _Bank:
     start += len(pieces[-1].labels)
     pieces.append(task.read())
     starts[task.name] = start, pieces[-1].labels
-  images, labels = (np.concatenate([piece[field] for piece in pieces])
-                    for field in (0, 1))
-  return _Bank(fit.Bank(*mesh.replicate(devices, (images, labels))), labels,
-               starts)
+  return _Bank(banks.make(devices, *(piece[:2] for piece in pieces)),
+               np.concatenate([piece.labels for piece in pieces]), starts)
 
 
 def read(folder: files.Folder) -> Run:

@@ -16,6 +16,7 @@ from jaxaug.evaluation import collapse
 from jaxaug.evaluation import curve as curves
 from jaxaug.study import schema, selection
 from jaxaug.study import tasks as study_tasks
+from jaxaug.training import bank as banks
 from jaxaug.training import checkpoint, fit, loop, mesh, metrics_log
 
 # A change of what this stage computes belongs into its key.
@@ -280,15 +281,12 @@ def _programs(model, several: bool, calls: bool) -> _Programs:
   """Compiles a model once for all its trainings; `calls` take many steps."""
   over = jax.vmap if several else lambda function, *axes: function
   def compiled(rule):
-    def gathered(state, bank, index, key):
-      batch = {'image': bank[0][index], 'label': bank[1][index]}
-      return rule(state, batch, key)
-    gathered = over(gathered, (0, 0, None, 0))
-    def update(state, count, bank, index, key):
-      def one(state, index):
-        return gathered(state, bank, index, key)
-      return (loop.repeat(one)(state, count, index) if calls else
-              one(state, index))
+    each = over(rule, (0, 0, 0))
+    def update(state, count, batch, key):
+      def one(state, batch):
+        return each(state, batch, key)
+      return (loop.repeat(one)(state, count, batch) if calls else
+              one(state, batch))
     return jax.jit(update, donate_argnums=0)
   return _Programs(
       jax.jit(over(model.init)), model.adapt and jax.jit(over(model.adapt)),
@@ -297,17 +295,17 @@ def _programs(model, several: bool, calls: bool) -> _Programs:
           phase.first: compiled(phase.step) for phase in model.phases})
 
 
-def _step(programs: _Programs, bank, key):
-  """Returns step(state, (number, count, index)), which gathers its batches.
+def _step(programs: _Programs, whole, key):
+  """Returns step(state, (number, count, batch)), by the rule of its phase.
 
-  It goes by the rule of its phase.
+  whole() -> (images, labels), the training split.
   """
-  def step(state, batch):
-    number, count, index = batch
+  def step(state, given):
+    number, count, batch = given
     if number in programs.begins:
-      state = programs.begins[number](state, *bank)
+      state = programs.begins[number](state, *whole())
     first = max(first for first in programs.rules if first <= number)
-    return programs.rules[first](state, count, bank, index, key)
+    return programs.rules[first](state, count, batch, key)
   return step
 
 
@@ -315,18 +313,37 @@ def _feed(model, labels, class_names, batch_size: int, seed: int):
   """Returns batch(i) -> positions int32 [..., B], see types.GenerativeModel."""
   if model.feed:
     return model.feed(labels, class_names, batch_size, seed)
-  if model.per_image:
-    return lambda i: np.zeros((model.d_steps, 1), np.int32)
   return mixing.epochs(len(labels), batch_size, seed, model.d_steps)
 
 
-def _batches(feed, steps, calls: int, place):
-  """Returns batches(i): the number of the step, the steps that are left, and
-  the images of `calls` steps, on the devices by `place`."""
+def _batches(taken, steps):
+  """Returns batches(i): the number of the step, how many are left, and
+  taken(i), the images and labels of some steps."""
   def batches(i):
-    index = np.stack([feed(k) for k in range(i, i + calls)])
-    return i, np.int32(steps - i), place(index if calls > 1 else index[0])
+    image, label = taken(i)
+    return i, np.int32(steps - i), {'image': image, 'label': label}
   return batches
+
+
+def _of_feed(feed, bank, devices, steps, calls: int):
+  """Returns what `_batches` takes: `calls` steps by `feed`."""
+  def positions(i):
+    index = np.stack([feed(k) for k in range(i, i + calls)])
+    return index if calls > 1 else index[0],
+  taken = banks.batches(bank, positions, devices, stop=steps, stride=calls)
+  return lambda i: taken(i)[0]
+
+
+def _of_image(bank, devices, d_steps: int, calls: int):
+  """Returns the same for models of one image, which see it in every step."""
+  def all_alike(x, several):
+    # One image for each step, of several models one each: [R, 1, ...].
+    x = np.stack([x] * d_steps, 1 if several else 0)
+    return np.stack([x] * calls) if calls > 1 else x
+  several = bank.images.ndim == 5
+  batch = mesh.replicate(devices, tuple(all_alike(np.asarray(x), several)
+                                        for x in bank))
+  return lambda i: batch
 
 
 def run(folder: files.Folder, *, name: str, spec: types.ImageSpec,
@@ -362,9 +379,9 @@ def together(jobs: list[Job], *, title: str, spec: types.ImageSpec,
     place, title = jobs[0].folder.partial, jobs[0].name
   for job in jobs:
     files.begin(job.folder.partial, resume=True)
-  _train(jobs, place, title, spec, model, _feed(model, (), (), 1, 0),
-         'one image each', origins.sampler(model, None, spec.num_classes),
-         steps, None, _How(**how))
+  _train(jobs, place, title, spec, model, None, 'one image each',
+         origins.sampler(model, None, spec.num_classes), steps, None,
+         _How(**how))
 
 
 def _train(jobs: list[Job], place, title: str, spec, model, feed, eats: str,
@@ -374,7 +391,7 @@ def _train(jobs: list[Job], place, title: str, spec, model, feed, eats: str,
   Args:
     jobs: what each is; their splits have one size.
     place: the folder of checkpoints and records.
-    feed, draw: see types.GenerativeModel and origins.
+    feed, draw: see types.GenerativeModel and origins; no feed of one image.
     eats: what a step sees, in words.
   """
   files.begin(place, resume=True)
@@ -386,11 +403,15 @@ def _train(jobs: list[Job], place, title: str, spec, model, feed, eats: str,
       [curve.every] if curve else []), *(p.first for p in model.phases))
   programs = _programs(model, count > 1, calls > 1)
   state = mesh.replicate(devices, programs.init(keys.init))
-  banks = [(job.train.images, job.train.labels) for job in jobs]
-  bank = mesh.replicate(devices, banks[0] if count == 1 else jax.tree.map(
-      lambda *x: np.stack(x), *banks))
+  if count == 1:
+    bank = banks.make(devices, jobs[0].train[:2])
+  else:
+    bank = banks.Bank(*mesh.replicate(devices, tuple(
+        np.stack([job.train[field] for job in jobs]) for field in (0, 1))))
+  def whole():
+    return banks.whole(bank, devices)
   if programs.adapt:
-    state = mesh.replicate(devices, programs.adapt(state, *bank))
+    state = mesh.replicate(devices, programs.adapt(state, *whole()))
   parameters = model.parameters(_part(state, 0, count))
   overview, _ = metrics_log.overview(jax.eval_shape(
       model.variables, _part(state, 0, count)))
@@ -405,11 +426,11 @@ def _train(jobs: list[Job], place, title: str, spec, model, feed, eats: str,
   if curve:  # First: where it ends the run, the others see their last step.
     hooks.insert(0, curves.hook(curve, model, draw, keys.curve))
     best = curves.start(curve, model, state)
-  put = (functools.partial(mesh.replicate, devices) if model.per_image else
-         lambda index: mesh.shard(devices, index, axis=index.ndim - 1))
+  taken = (_of_image(bank, devices, model.d_steps, calls) if model.per_image
+           else _of_feed(feed, bank, devices, steps, calls))
   state, best, seconds = loop.run(
-      _step(programs, bank, keys.step), _batches(feed, steps, calls, put),
-      state, best, steps=steps, folder=place, title=f'generate {title}',
+      _step(programs, whole, keys.step), _batches(taken, steps), state, best,
+      steps=steps, folder=place, title=f'generate {title}',
       log_every=how.log_every, save_every=how.save_every, hooks=tuple(hooks),
       steps_per_call=calls)
   facts = {'parameters': parameters, 'steps': steps,

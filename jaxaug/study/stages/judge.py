@@ -7,13 +7,12 @@ else.
 import functools
 import typing
 
-import numpy as np
-
 from jaxaug.core import files, registry
 from jaxaug.data import mixing
 from jaxaug.study import budget, schema
 from jaxaug.study import tasks as study_tasks
-from jaxaug.training import fit, mesh
+from jaxaug.training import bank as banks
+from jaxaug.training import fit
 
 # A change of what this stage computes belongs into its key.
 VERSION = 4
@@ -75,9 +74,7 @@ def tasks(study: study_tasks.Study, fold: study_tasks.Fold,
       config['log_every']])
 
   def work():
-    bank = fit.Bank(*mesh.replicate(machine.devices, (
-        np.concatenate([piece.images for piece in pieces]),
-        np.concatenate([piece.labels for piece in pieces]))))
+    bank = banks.make(machine.devices, *(piece[:2] for piece in pieces))
     fit.train(
         [fit.Job(folder, 0, plan, {'arm': NAME, 'seeds': [config['seed'], 0]})],
         title=fold.label(NAME), net=net, treatment=treatment,

@@ -53,15 +53,11 @@ def _brought(study, fold, name: str) -> study_tasks.Task:
   """The task of a pool that somebody else made."""
   block, where = study.config['pools'][name], f'config.pools.{name}'
   found, names = fold.brought[name], fold.splits.class_names
-  selectors = {each: selection.named(study.config, each, f'{where}.selectors')
-               for each in block['selectors']}
-  selects = {each: selection.build(study, fold, selector)
-             for each, selector in selectors.items()}
+  selects, reads = _selectors(study, fold, block['selectors'], where)
   # Refuses what no report should be written of.
   imports.provenance(block, fold.splits.report['digests'], where)
   folder = study.folder('pool', name, [
-      VERSION, imports.key(block), study.spec, [
-          selection.reads(study, fold, each) for each in selectors.values()],
+      VERSION, imports.key(block), study.spec, reads,
       fold.pool_sizes[name].tolist(), names])
   bytes_ = len(found.labels) * math.prod(study.spec[:3])
   if not folder.final.exists():
@@ -84,11 +80,8 @@ def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
   registry.check(model.sample, block['draw'], f'{where}.draw')
   if block['draw']:
     _check_draw(model, study.spec, block['draw'], f'{where}.draw')
-  selectors = {each: selection.named(study.config, each, f'{where}.selectors')
-               for each in block['selectors']}
   score = functools.partial(_score, trained[0]) if model.critic else None
-  selects = {each: selection.build(study, fold, selector, score=score)
-             for each, selector in selectors.items()}
+  selects, reads = _selectors(study, fold, block['selectors'], where, score)
   needs, chosen = tuple(trained), None
   if model.per_image:
     chosen = made['represent'][study.config['generators'][generator][
@@ -97,8 +90,7 @@ def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
   keys = [task.key for task in trained]
   folder = study.folder('pool', name, [
       VERSION, keys, fold.digests('train'), {
-          key: block[key] for key in ('batch_size', 'draw')},
-      [selection.reads(study, fold, each) for each in selectors.values()],
+          key: block[key] for key in ('batch_size', 'draw')}, reads,
       sizes.tolist(), seed, names])
 
   bytes_ = int(sizes.sum()) * math.prod(study.spec[:3])
@@ -115,6 +107,15 @@ def _task(study, fold, name: str, made: dict) -> study_tasks.Task:
                                             fold.digests('train')[0]),
                           needs=needs,
                           size=lambda: study_tasks.Size(bytes_), where=where)
+
+
+def _selectors(study, fold, names, where: str, score=None):
+  """Returns (name -> select of `selection.build`, what they read)."""
+  found = {name: selection.named(study.config, name, f'{where}.selectors')
+           for name in names}
+  return ({name: selection.build(study, fold, each, score=score)
+           for name, each in found.items()},
+          [selection.reads(study, fold, each) for each in found.values()])
 
 
 def _check_draw(model, spec: types.ImageSpec, given: dict, where: str):

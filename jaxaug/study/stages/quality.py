@@ -13,6 +13,8 @@ from jaxaug.study.stages import judge
 
 # A change of what this stage computes belongs into its key.
 VERSION = 2
+# Real images of a split that are looked at; of more, so many drawn alike.
+_MOST = 50_000
 # (what the pool is held against, its column); the last is the yardstick: real
 # training images in the place of the pool.
 PAIRS = {'train': ('train', 'pool'), 'test': ('test', 'pool'),
@@ -67,11 +69,16 @@ def run(folder: files.Folder, *, name: str, sets: dict,
   classes = np.unique(sets['pool'].labels)
   sets = {which: splits.of_classes(split, classes)
           for which, split in sets.items()}
+  notes = []
+  for which in ('train', 'test'):
+    if (count := len(sets[which].labels)) > _MOST:
+      notes.append(f'{which}: {_MOST:,} of {count:,} images, drawn alike')
+      sets[which] = splits.some(sets[which], _MOST)
   seen = {which: _extract(extractor, split, measure.needs(blocks),
                           f'quality {name}: {which} images',
                           cache if which != 'pool' else None)
           for which, split in sets.items()}
-  rows, notes = {}, []
+  rows = {}
   for against, (real, fake) in PAIRS.items():
     for metric, block in blocks.items():
       try:
