@@ -158,7 +158,11 @@ def _blocks() -> str:
           'KEY=VALUE)`. ' + ' '.join(_about(standard.make).split()) + '\n',
           _table(_rows(standard.make))]
   out += ['\n## Pools\n', '`config.pools.NAME = common.pool(GENERATOR, '
-          'KEY=VALUE)`\n', _table(_rows(common.pool))]
+          'KEY=VALUE)`\n', _table(_rows(common.pool)),
+          '`config.pools.NAME = common.imported(PATH, KEY=VALUE)`, of images '
+          'that somebody else made, with the keys of its source beside them '
+          '([data sources](#data-sources), as `config.pools.NAME.KEY`)\n',
+          _table(_rows(common.imported))]
   out += ['\n## Published figures\n', '`common.published(CLASSIFIER, ARM, '
           'VALUE, KEY=VALUE)`\n', _table(_rows(common.published))]
   return '\n'.join(out)

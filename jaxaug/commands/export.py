@@ -1,4 +1,5 @@
 """Writes a pool, or a split, for other tools: jaxaug export POOL OUT."""
+import json
 import os
 import pathlib
 
@@ -12,7 +13,7 @@ _CARD = """---
 license: {licence}
 task_categories:
 - image-classification
-pretty_name: {title}
+pretty_name: {quoted}
 ---
 # {title}
 
@@ -95,10 +96,10 @@ def split(folder, name: str) -> writing.Labelled:
     raise errors.InputError(
         f'{folder}: holds no {name} split; expected WORKDIR/data, or '
         'WORKDIR/data/HASH where there are several.')
-  manifest = files.manifest(folder)
-  images, labels, index = (
-      np.load(folder / f'{name}_{field}.npy', mmap_mode='r')
-      for field in ('images', 'labels', 'index'))
+  from jaxaug.study.stages import data  # Here, so that --help is quick.
+  made = data.read(files.Folder(folder, folder))
+  images, labels, index = getattr(made, name)
+  manifest = made.report
   names, sha = tuple(manifest['class_names']), manifest['digests'][name]
   facts = {'images': f'{len(labels):,}, {images.shape[1]}x{images.shape[2]}',
            'from': f'{manifest["name"]}, split {name}', 'sha256': sha}
@@ -117,7 +118,8 @@ def _card(title: str, what: str, facts: dict, names, data: dict) -> str:
   licence = data.get('checks', {}).get('licence', 'unknown')
   facts = facts | {'licence of the source': licence}
   return _CARD.format(
-      licence=licence, title=title, what=what, facts='\n'.join(
+      licence=licence, title=title, what=what,
+      quoted=json.dumps(title, ensure_ascii=False), facts='\n'.join(
           f'| {key} | {str(value).replace("|", "/")} |'
           for key, value in facts.items()),
       classes=', '.join(f'{i} {name}' for i, name in enumerate(names)))

@@ -43,6 +43,8 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
       split would not be read.
   """
   given = given or {}
+  def key(split):
+    return keys.format({'validation': 'val'}.get(split, split))
   roles = {name: _role(name) for name in held}
   out = {}
   for split in ('train', 'validation', 'test'):
@@ -54,7 +56,7 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
             f'{", ".join(roles) or "nothing"}.{errors.nearest(name, roles)}')
     found = Keys(*(
         name or _only([n for n, role in roles.items() if role == (split, kind)],
-                      where, keys.format(split))
+                      where, key(split))
         for name, kind in zip(mine, ('images', 'labels'), strict=True)))
     if any(found):
       out[split] = found
@@ -63,13 +65,13 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
       raise errors.InputError(
           f'{where} has labels {found.labels!r} of {split} and no images of it '
           f'that are known by their name; it holds {", ".join(roles)}; '
-          f'expected an array such as x_{split}, or {keys.format(split)}.')
+          f'expected an array such as x_{split}, or {key(split)}.')
   if not out or set(needs) - out.keys():
     of = 'images of train' if needs else 'images'
     raise errors.InputError(
         f'{where} holds {", ".join(roles) or "nothing"}; expected {of}, such '
         'as an array called x_train, train_images or images, or '
-        f'{keys.format("train")}.')
+        f'{key("train")}.')
   read = {name for found in out.values() for name in found}
   for name in roles:
     part = _split(name)
@@ -77,9 +79,16 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
         _words(name) & _OTHER):
       raise errors.InputError(
           f'{where} has an array {name!r} of {part} that nothing reads; '
-          f'expected its name in {keys.format(part)}, or in the same key of '
+          f'expected its name in {key(part)}, or in the same key of '
           'labels, or a file without it.')
   return out
+
+
+def unread(held, read) -> list[str]:
+  """Returns the names of a file that sound like images or labels, and are none
+  of those that are read."""
+  return [name for name in held
+          if name not in read and _words(name) & (_IMAGES | _LABELS)]
 
 
 def _words(name: str) -> set[str]:
@@ -184,6 +193,10 @@ def _bytes(array, where, span, depth, notes) -> np.ndarray:
     raise errors.InputError(
         f'{where}: {_values(low, high)}; expected uint8, or floats in [0, 1] '
         f'or [0, 255].{more}')
+  if array.dtype.kind == 'f' and 1 < high < 2:
+    raise errors.InputError(
+        f'{where}: {_values(low, high)}; expected floats in [0, 1], which '
+        'x.clip(0, 1) makes of them, or in [0, 255].')
   scale = 255 if array.dtype.kind == 'f' and high <= 1 else 1
   if array.dtype.kind == 'f':
     notes.append(f'floats from {low:g} to {high:g}: taken as [0, '
@@ -303,6 +316,22 @@ def _of_texts(flat, class_names, where, notes) -> Labels:
         raise no_class(value, names, where[split])
     out[split] = np.array([number[x] for x in values.tolist()], np.int32)
   return Labels(out, names, notes)
+
+
+def one_range(arrays: dict[str, np.ndarray], where: str):
+  """Raises InputError where floats of one split end at 1, of another above.
+
+  Args:
+    arrays: name -> images.
+    where: what the user called the file by, and its path.
+  """
+  highs = {name: float(array.max()) for name, array in arrays.items()
+           if array.dtype.kind == 'f' and array.size}
+  if highs and min(highs.values()) <= 1 and max(highs.values()) >= 2:
+    raise errors.InputError(
+        f'{where}: ' + ', '.join(f'{name} goes up to {high:g}'
+                                 for name, high in highs.items())
+        + '; expected floats in [0, 1], or in [0, 255], in all of them.')
 
 
 def no_class(label, names, where: str) -> errors.InputError:

@@ -84,7 +84,7 @@ def decode(file, alpha: str = 'refuse', depth: str = 'refuse',
     with _opened(file, alpha, depth, whole=True) as image:
       target = _target(image)
       image = ImageOps.exif_transpose(image)
-      if image.mode in _DEEP:
+      if image.mode in _DEEP or image.mode == 'I':
         return (np.array(image) >> 8).astype(np.uint8)[..., None]
       if _transparent(image):
         image = _opaque(image, ALPHAS[alpha])
@@ -178,12 +178,14 @@ def _refusal(image, alpha: str, depth: str) -> tuple[str, str]:
 
 def _deep(image) -> bool:
   """Whether an opened image has 16 bits a channel."""
-  if image.mode in _DEEP:
+  if image.mode in _DEEP or image.format == 'PPM' and image.mode == 'I':
     return True
   # Of RGB Pillow quietly takes the higher 8; how it is stored, its tile says.
-  if image.format not in ('PNG', 'TIFF') or not image.tile:
+  if image.format not in ('PNG', 'TIFF', 'PPM') or not image.tile:
     return False
   how = image.tile[0][3]
+  if image.format == 'PPM':  # Of more than 8 bits, how white the lightest is.
+    return isinstance(how, tuple) and how[-1] > 255
   return '16' in str(how[0] if isinstance(how, tuple) else how)
 
 
@@ -196,7 +198,7 @@ def _target(image) -> str:
   if image.mode == 'P':
     palette = np.array(image.getpalette('RGB')).reshape(-1, 3)
     return 'L' if (palette == palette[:, :1]).all() else 'RGB'
-  grey = image.mode in ('L', 'LA', 'La', '1') or image.mode in _DEEP
+  grey = image.mode in ('L', 'LA', 'La', '1', 'I') or image.mode in _DEEP
   return 'L' if grey else 'RGB'
 
 

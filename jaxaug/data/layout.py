@@ -6,6 +6,7 @@ all of it in one more folder, as archives are unpacked.
 """
 import collections
 import fnmatch
+import json
 import os
 import pathlib
 import re
@@ -19,6 +20,8 @@ SPLITS = {
     'train': 'train', 'training': 'train', 'val': 'validation',
     'valid': 'validation', 'validation': 'validation', 'dev': 'validation',
     'test': 'test', 'testing': 'test'}
+# What StyleGAN and EDM keep labels in.
+TABLE = 'dataset.json'
 # What systems and notebooks leave behind; nobody misses it.
 _LITTER = ('__macosx', 'thumbs.db', 'desktop.ini', '$recycle.bin')
 # Images that are not read. That of a file is an error: it would be missed.
@@ -150,6 +153,58 @@ def tree(root: str, found, folders, where: str) -> Tree:
   return Tree(root, entries, set(folders), dict(other))
 
 
+def described(data: bytes, where: str) -> dict | None:
+  """Returns what a dataset.json says; None where it is not StyleGAN's.
+
+  Raises:
+    InputError: it is damaged, or says that nothing has a label.
+  """
+  try:
+    value = json.loads(data)
+    if 'labels' not in value:
+      return None
+    labels = value['labels']
+    if not labels:
+      raise ValueError('it has no labels, as those of sets without classes')
+    for name, label in labels:
+      if not isinstance(name, str) or isinstance(label, bool) or not (
+          isinstance(label, int)):
+        raise ValueError('its labels are not [name, number]')
+  except (ValueError, TypeError, AttributeError) as e:
+    raise errors.InputError(f'{where}: {TABLE}: {e}; expected '
+                            '{"labels": [[name, number], ...]}.') from None
+  return value
+
+
+def labelled(about: dict, found: Tree, base, where: str):
+  """Returns the images in the order of dataset.json, and the class names.
+
+  Args:
+    about: of `described`.
+    found: the images.
+    base: the parts of the folder that dataset.json lies in.
+    where: what the user called it by, and its path.
+  """
+  files = {e.parts[len(base):]: e for e in found.entries}
+  listing = Listing([], [], [])
+  for name, label in about['labels']:
+    entry = files.pop(tuple(unicodedata.normalize('NFC', name).split('/')),
+                      None)
+    if entry is None:
+      raise errors.InputError(
+          f'{where}: {TABLE} names {name!r}, which is not there, or twice.')
+    listing.names.append(entry.name)
+    listing.files.append(entry.file)
+    listing.labels.append(label)
+  if files:
+    first = next(iter(files.values()))
+    raise errors.InputError(
+        f'{where}: {len(files)} images stand in no row of {TABLE} (the first: '
+        f'{first.name}); expected a label for each.')
+  names = about.get('class_names')
+  return {'train': listing}, None if names is None else tuple(map(str, names))
+
+
 def counted(counts: dict) -> str:
   """Returns '20 .txt, 1 .csv' of a count by name, the most first."""
   most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -196,15 +251,23 @@ def shards(path, ending: str, where: str) -> dict[str, list[pathlib.Path]]:
   root = pathlib.Path(os.path.expanduser(path))
   if not str(path) or not root.is_dir():
     return {'train': [file(path, where)]}
-  splits = collections.defaultdict(list)
+  splits, sets = collections.defaultdict(list), {}
   for each in sorted(root.rglob(f'*{ending}')):
     inner = each.relative_to(root).parts
     if not any(map(litter, inner)):
       stem = re.sub('([-_.]?[0-9]+(-of-[0-9]+)?(-[0-9a-f]+)?)$', '', each.stem)
       split = split_of(stem) or (split_of(inner[-2]) if inner[1:] else None)
       splits[split].append(each)
+      # data/train-0.parquet, NAME/train/0.parquet: the folder of the set.
+      sets[inner[:-1] if not inner[1:] or not split_of(inner[-2])
+           else inner[:-2]] = each
   if not splits:
     raise errors.InputError(f'{where}: {root} holds no {ending} file.')
+  if len(sets) > 1:
+    raise errors.InputError(
+        f'{where}: {root} holds {ending} files of several sets: '
+        f'{", ".join("/".join(s) + "/" for s in sorted(sets)[:5])}; expected '
+        'one of these folders.')
   if None in splits and len(splits) > 1:
     raise errors.InputError(
         f'{where}: {root}: {splits[None][0].name} is named after no split, but '
@@ -304,6 +367,12 @@ def _splits(found: Tree, base, where: str) -> dict[str, _Part]:
     named[split_of(top) if deep else None].append(top)
   # Those beside them have no class folders: they are classes, or unlabelled.
   others = named.pop(None, [])
+  if not named and len({split_of(top) for top in others} - {None}) == len(
+      others) > 1:
+    raise errors.InputError(
+        f'{where}: {found.root} has {", ".join(f"{top}/" for top in others)} '
+        'of images without class folders; expected DIR/{train,val,test}/CLASS, '
+        'or a table of labels in each, see the source csv.')
   if 'train' not in named:
     inner = _inner(found, base)
     if inner:
@@ -376,8 +445,9 @@ def _check_others(found, base, named, others, where):
               if e.parts[start] == top}
     if classes & inside:
       raise errors.InputError(
-          f'{where}: {found.root}/{top} holds classes but is no split; '
-          f'expected train, val or test.{errors.nearest(top, SPLITS)}')
+          f'{where}: {found.root}/{top} holds classes but is no split, as '
+          f'{named["train"][0]}/ is by its name; expected train, val or test, '
+          f'or classes of other names.{errors.nearest(top, SPLITS)}')
     kind = split_of(top)
     what = (f'is a {kind} folder without class folders' if kind else
             f'lies beside {named["train"][0]}/, but is no split')

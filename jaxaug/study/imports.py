@@ -99,7 +99,7 @@ def _numbers(dataset: types.Dataset, class_names, where: str):
         'each, or labels.')
   if set(theirs) <= set(class_names):
     return np.array([class_names.index(name) for name in theirs]), notes
-  if all(name.isdecimal() for name in theirs):
+  if all(name.isdecimal() and str(int(name)) == name for name in theirs):
     return _of_numbers([*map(int, theirs)], class_names, dataset.name, where)
   # As people write them: in another case, or another form of Unicode.
   known = {}

@@ -211,6 +211,27 @@ def test_a_split_leaves_too_and_says_its_hash(tmp_path, capsys):
       capsys, tmp_path, tmp_path / 'x', '--split', 'test')
 
 
+def test_a_split_that_stays_on_the_disk_leaves_likewise(tmp_path):
+  source = {'source': 'fashion_mnist_small', 'per_class': 6, 'classes': (4, 9)}
+  outs = []
+  for memory in 1., 1e-6:
+    folder_ = files.folder(tmp_path / str(memory) / 'data', '0123456789ab')
+    data_stage.run(folder_, seed=0, memory=memory, **source)
+    outs.append(tmp_path / str(memory) / 'out')
+    assert export.main([str(folder_.final), str(outs[-1]), '--split', 'train',
+                        '--format', 'csv']) == 0
+  held, streamed = (auto.load(path=str(out)).train for out in outs)
+  np.testing.assert_array_equal(held.images[:], streamed.images[:])
+  np.testing.assert_array_equal(held.labels, streamed.labels)
+
+
+def test_a_title_is_quoted_on_the_card(tmp_path):
+  title = 'my: set #1 "x"'
+  card = export._card(title, 'Images.', {}, ('a',), {})
+  line, = (line for line in card.splitlines() if 'pretty_name' in line)
+  assert json.loads(line.partition(': ')[2]) == title
+
+
 def test_the_command_takes_a_name_without_its_hash(tmp_path):
   make(tmp_path / 'pool')
   done = subprocess.run(

@@ -157,6 +157,15 @@ def test_16_bit_images_lose_their_lower_half(tmp_path):
   same(file, rgb, 3, '16-bit', depth='scale')
   Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / 'x.tif')
   same(tmp_path / 'x.tif', pixels, 1, '16-bit', depth='scale')
+  for name, kind, values in (('x.pgm', b'P5', pixels), ('x.ppm', b'P6', rgb)):
+    deep = (values.astype('>u2') * 256 + 7).astype('>u2').tobytes()
+    (tmp_path / name).write_bytes(kind + b' 4 4 65535\n' + deep)
+    with pytest.raises(errors.InputError, match='16 bits a channel.*depth='):
+      images.decode(tmp_path / name)
+    channels = values.shape[2] if values.ndim > 2 else 1
+    same(tmp_path / name, values, channels, '16-bit', depth='scale')
+    (tmp_path / name).write_bytes(kind + b' 4 4 255\n' + values.tobytes())
+    same(tmp_path / name, values, channels, {1: 'grey', 3: 'RGB'}[channels])
 
 
 def test_of_an_animated_gif_the_first_picture(tmp_path):

@@ -285,6 +285,37 @@ def test_npz_keys_of_many_tools(tmp_path, names):
   assert d.class_names == ('0', '1') and d.validation is None
 
 
+def test_npz_names_the_keys_that_there_are(tmp_path):
+  arrays = {'x_train': X, 'y_train': Y}
+  for more, key in (({'x_val': X}, 'config.data.val_labels'),
+                    ({'y_val': Y}, 'config.data.val_images'),
+                    ({'x_val': X, 'images_val': X, 'y_val': Y},
+                     'say which: config.data.val_images')):
+    expect_error(key, npz.load,
+                 path=save(tmp_path / 'x.npz', **arrays, **more))
+  expect_error("names_key: .* no array 'clases'.*mean 'classes'", npz.load,
+               names_key='clases', path=save(
+                   tmp_path / 'x.npz', **arrays, classes=['a', 'b']))
+
+
+def test_npz_says_what_it_does_not_read_and_what_there_is(tmp_path):
+  d = npz.load(path=save(tmp_path / 'x.npz', x_train=X, y_train=Y, X_holdout=X,
+                         classes=np.array(['a', 'b']), row=Y), resize=14)
+  assert d.class_names == ('a', 'b')
+  assert d.about['notes'] == ['arrays that nothing reads: X_holdout']
+  assert d.about['sizes'] == {'28x28': 12}
+
+
+@pytest.mark.parametrize('train, test, message', [
+    (1., 1.001, r'values from 0.0 to 1.00.*x.clip\(0, 1\)'),
+    (1., 255., 'x_train goes up to 1, x_test goes up to 255; expected floats')])
+def test_npz_floats_have_one_range(tmp_path, train, test, message):
+  x = np.float32(X) / X.max()
+  expect_error(message, npz.load, path=save(
+      tmp_path / 'x.npz', x_train=x * np.float32(train), y_train=Y,
+      x_test=x * np.float32(test), y_test=Y))
+
+
 @pytest.mark.parametrize('names', [
     ('image', 'label'), ('images', 'labels'), ('x', 'y'), ('data', 'target'),
     ('arr_0', 'arr_1')])
@@ -389,6 +420,45 @@ def test_csv_columns_by_name_and_numbers_in_order(tmp_path):
                file_column='bild', label_column='arrt')
 
 
+def test_a_table_in_each_split_as_the_hub_has_it(tmp_path):
+  for split, skip in (('train', 0), ('test', 6)):
+    (tmp_path / split).mkdir()
+    rows = []
+    for name, label in (('boot', 9), ('coat', 4)):
+      for i, image in enumerate(pictures(label, 4, skip)):
+        images.save_png(tmp_path / split / f'{name}{i}.png', image)
+        rows.append({'file_name': f'{name}{i}.png', 'label': name})
+    (tmp_path / split / 'metadata.jsonl').write_text(
+        '\n'.join(map(json.dumps, rows)))
+  for load in auto.load, csv.load:
+    d = load(path=tmp_path)
+    assert d.class_names == ('boot', 'coat') and d.name == tmp_path.name
+    assert counts(d) == [4, 4] and counts(d, 'test') == [4, 4]
+    np.testing.assert_array_equal(np.asarray(d.test.images)[4:],
+                                  pictures(4, 4, 6))
+    assert d.names['test'][0] == 'test/boot0.png'
+  (tmp_path / 'testing').mkdir()
+  shutil.copy(tmp_path / 'test' / 'metadata.jsonl', tmp_path / 'testing')
+  expect_error("splits of its tables.*'test'", csv.load, path=tmp_path)
+  for split in 'train', 'test', 'testing':
+    (tmp_path / split / 'metadata.jsonl').unlink()
+  shutil.rmtree(tmp_path / 'testing')
+  expect_error('test/, train/ of images without class folders; expected '
+               'DIR/.*/CLASS, or a table', folder.load, path=tmp_path)
+
+
+def test_labels_of_json_lines_have_types(tmp_path):
+  fill(tmp_path / 'images')
+  for values, names in (((0., 1.), ('0', '1')), ((False, True), (
+      'false', 'true')), ((0, 1), ('0', '1'))):
+    (tmp_path / 'x.jsonl').write_text('\n'.join(
+        json.dumps({'file': f'images/{c}/{i:03}.png', 'label': value})
+        for c, value in zip(('boot', 'coat'), values, strict=True)
+        for i in range(6)))
+    d = csv.load(path=tmp_path / 'x.jsonl')
+    assert d.class_names == names and counts(d) == [6, 6]
+
+
 def test_csv_numbers_with_their_names(tmp_path):
   rows = [f'images/{c}/{i:03}.png,{n},{c}' for n, c in ((1, 'boot'),
                                                         (0, 'coat'))
@@ -461,6 +531,21 @@ def test_parquet_labels_that_are_names(tmp_path):
   np.testing.assert_array_equal(d.train.labels, 1 - Y)
 
 
+def test_parquet_of_several_sets_or_without_labels(tmp_path):
+  x = X[..., None]
+  for where in 'a/train/0000', 'b/train/0000':
+    parquet_file(tmp_path / 'two' / f'{where}.parquet', x, Y.tolist())
+  expect_error('files of several sets: a/, b/; expected one of', parquet.load,
+               path=tmp_path / 'two')
+  assert counts(parquet.load(path=tmp_path / 'two' / 'a')) == [6, 6]
+  parquet_file(tmp_path / 'one' / 'train-0.parquet', x, Y.tolist())
+  parquet_file(tmp_path / 'one' / 'test-0.parquet', x, [-1] * 12)
+  d = parquet.load(path=tmp_path / 'one')
+  assert d.test is None and counts(d) == [6, 6]
+  assert d.about['notes'] == ['test: its 12 images have no labels (-1, as the '
+                              'Hub has it): left out']
+
+
 def test_parquet_refuses(tmp_path):
   pytest.importorskip('pyarrow')
   file = parquet_file(tmp_path / 'x.parquet', X[..., None], Y.tolist(),
@@ -517,6 +602,26 @@ def test_webdataset_labels_in_json(tmp_path):
   file = shard(tmp_path / 'x.tar', X[..., None], Y, 'json',
                lambda y: json.dumps({'label': int(y), 'class': names[y]}))
   assert webdataset.load(path=file).class_names == ('coat', 'boot')
+
+
+@pytest.mark.parametrize('described', [
+    {'class': 'boot'}, {'label': 'boot'}, {'label': 0, 'class_name': 'boot'}])
+def test_webdataset_numbers_and_names_in_two_members(tmp_path, described):
+  with tarfile.open(tmp_path / 'x.tar', 'w') as tar:
+    for i, image in enumerate(X):
+      buffer = io.BytesIO()
+      images.write_png(buffer, image[..., None])
+      said = described if i < 6 else {
+          k: {0: 1, 'boot': 'coat'}[v] for k, v in described.items()}
+      for name, data in (('json', json.dumps(said).encode()),
+                         ('png', buffer.getvalue()),
+                         ('cls', str(Y[i]).encode())):
+        info = tarfile.TarInfo(f'{i:04}.{name}')
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+  d = webdataset.load(path=tmp_path / 'x.tar')
+  assert d.class_names == ('boot', 'coat') and counts(d) == [6, 6]
+  np.testing.assert_array_equal(d.train.labels, Y)
 
 
 def test_webdataset_refuses(tmp_path):
@@ -579,6 +684,22 @@ def test_zip_of_stylegan(tmp_path):
                path=make({'labels': [*labels, ['00000/x.png', 0]]}))
   expect_error('its labels are not', zip_set.load,
                path=make({'labels': [[1, 2]]}))
+  expect_error('dataset.json: it has no labels', zip_set.load,
+               path=make({'labels': None}))
+  make({'other': 1})  # Somebody else's: the folders say the classes.
+  expect_error('data has one class', splits.make, zip_set.load(
+      path=tmp_path / 'x.zip')._replace(name='data'), seed=0)
+
+
+def test_a_folder_of_stylegan(tmp_path):
+  labels = [[f'0000{i % 2}/img{i:08}.png', int(y)] for i, y in enumerate(Y)]
+  for (name, _), image in zip(labels, X, strict=True):
+    images.save_png(tmp_path / name, image[..., None])
+  (tmp_path / 'dataset.json').write_text(json.dumps({'labels': labels}))
+  d = auto.load(path=tmp_path)
+  assert d.class_names == ('0', '1') and d.about['ignored'] == {}
+  np.testing.assert_array_equal(d.train.images[:][..., 0], X)
+  np.testing.assert_array_equal(d.train.labels, Y)
 
 
 def test_zip_refuses(tmp_path):

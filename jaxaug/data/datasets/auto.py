@@ -15,10 +15,10 @@ _ENDINGS = {'.npz': 'npz', '.csv': 'csv', '.tsv': 'csv', '.jsonl': 'csv',
 def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
   """Reads a folder of images, an npz, a table, parquet, shards or a zip.
 
-  A folder is read as a table of labels where one is in it (metadata.csv,
-  labels.csv), as parquet files or shards where it has these, and else by its
-  class folders. What else a source takes, such as the names of arrays, is said
-  to that source by its own name.
+  A folder is read as a table of labels where one is in it or in its train/
+  (metadata.csv, labels.csv), as parquet files or shards where it has these, and
+  else by its class folders. What else a source takes, such as the names of
+  arrays, is said to that source by its own name.
 
   Args:
     path: a folder or a file.
@@ -52,9 +52,8 @@ def kind(path, where: str = _WHERE) -> str:
       found = root.rglob if ending == 'parquet' else root.glob
       if next(found(f'*.{ending}'), None):
         return _ENDINGS[f'.{ending}']
-    tables = registry.find('datasets', 'csv').TABLES
-    return ('csv' if any((root / name).is_file() for name in tables)
-            else 'folder')
+    return ('csv' if registry.find('datasets', 'csv').kept_in(root) else
+            'folder')
   file = layout.file(path, where)
   if file.suffix.lower() not in _ENDINGS:
     raise errors.InputError(

@@ -3,6 +3,8 @@ import csv
 import json
 import os
 import pathlib
+import typing
+import unicodedata
 
 from jaxaug.core import errors, types
 from jaxaug.data import layout, reading
@@ -25,8 +27,8 @@ def load(*, path: str, file_column: str = '', label_column: str = '',
 
   Args:
     path: a .csv, .tsv or .jsonl file, whose first line names the columns, or a
-      folder with metadata.csv, metadata.jsonl or labels.csv. Files stand in
-      relation to its folder.
+      folder with metadata.csv, metadata.jsonl or labels.csv, or with train/,
+      val/ and test/ that have one each. Files stand in relation to its folder.
     file_column, label_column, split_column: names of the columns; '' finds
       file_name, file, path or image; label, class or category; split, if there
       is one. Labels are names or numbers; where numbers stand beside a column
@@ -38,18 +40,102 @@ def load(*, path: str, file_column: str = '', label_column: str = '',
       file, an unknown split, a class that is not in every split, or images that
       cannot be used or differ in size.
   """
-  table = _table(path)
+  given = {'file': file_column, 'label': label_column, 'split': split_column}
+  tables, parts = _tables(path), {}
+  rows = [row for of, table in tables for row in _read(table, of, given)]
+  names = _class_names(rows)
+  for row in rows:
+    listing = parts.setdefault(row.split, layout.Listing([], [], []))
+    listing.names.append(row.name)
+    listing.files.append(row.table.parent / row.file)
+    listing.labels.append(int(row.label) if names else row.label)
+  table = tables[0][1]
+  if 'train' not in parts:
+    raise errors.InputError(
+        f'{_WHERE}: {table} has rows of {", ".join(parts)} and none of train; '
+        'expected some.')
+  _check_there(rows)
+  if not names and all(label.isdecimal() and str(int(label)) == label
+                       for p in parts.values() for label in p.labels):
+    # So that 10 comes after 9.
+    parts = {split: p._replace(labels=[*map(int, p.labels)])
+             for split, p in parts.items()}
+  order = [s for s in ('train', 'validation', 'test') if s in parts]
+  if table.name in TABLES:
+    folder = table.parents[1] if tables[0][0] else table.parent
+    name, where = folder.absolute().name, folder if tables[0][0] else table
+  else:
+    name, where = table.stem, table
+  return reading.dataset(name, {s: parts[s] for s in order},
+                         reading.how(**how), f'{_WHERE}: {where}',
+                         class_names=names)
+
+
+class _Row(typing.NamedTuple):
+  """A row of a table.
+
+  table: its file. number: of its line. split: in words of ours. name: of the
+  image, for people. file: in relation to the table's folder. label: a name or a
+  number. known: what else stands under 'class', or ''.
+  """
+  table: pathlib.Path
+  number: int
+  split: str
+  name: str
+  file: str
+  label: str
+  known: str
+
+
+def kept_in(folder: pathlib.Path) -> bool:
+  """Whether a folder, or its split folders, have a table."""
+  return bool(_in_folder(folder))
+
+
+def _in_folder(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+  """Returns (split or '', table) of a folder; [] where there is none."""
+  for name in TABLES:
+    if (root / name).is_file():
+      return [('', root / name)]
+  return [(split, each / name) for each in sorted(root.iterdir())
+          if (split := layout.split_of(each.name)) for name in TABLES
+          if (each / name).is_file()]
+
+
+def _tables(path) -> list[tuple[str, pathlib.Path]]:
+  """Returns (split or '', table), also of a folder that has some."""
+  root = pathlib.Path(os.path.expanduser(path))
+  if not str(path) or not root.is_dir():
+    return [('', layout.file(path, _WHERE))]
+  found = _in_folder(root)
+  if not found:
+    raise errors.InputError(
+        f'{_WHERE}: {root} holds none of {", ".join(TABLES)}; expected a '
+        'table of its images, or one in each of train/, val/ and test/.')
+  errors.once(f'{_WHERE}: {root}: splits of its tables',
+              [table.parent.name for _, table in found],
+              [split for split, _ in found])
+  return found
+
+
+def _text(value) -> str:
+  """Returns a value of a table as the text of a label, a path or a split."""
+  if isinstance(value, bool):
+    value = str(value).lower()
+  elif isinstance(value, float) and value.is_integer():
+    value = int(value)
+  return unicodedata.normalize('NFC', str('' if value is None else
+                                          value)).strip()
+
+
+def _read(table: pathlib.Path, of: str, given: dict[str, str]):
+  """Yields the rows of a table; of: the split that its folder says, or ''."""
   rows = _rows(table)
-  columns = {kind: _column(kind, given, rows[0][1], table)
-             for kind, given in (('file', file_column), ('label', label_column),
-                                 ('split', split_column))}
-  names = _class_names(rows, columns['label'], table)
-  parts = {}
+  columns = {kind: _column(kind, name, rows[0][1], table)
+             for kind, name in given.items()}
   for number, row in rows:
-    values = {kind: str(row.get(column) or '').strip() if column else 'train'
+    values = {kind: _text(row.get(column)) if column else of or 'train'
               for kind, column in columns.items()}
-    if row.get(columns['label']) == 0:
-      values['label'] = '0'
     for kind, value in values.items():
       if not value:
         raise errors.InputError(
@@ -61,39 +147,10 @@ def load(*, path: str, file_column: str = '', label_column: str = '',
           f'{_WHERE}: {table}: row {number}: split {values["split"]!r}; '
           'expected train, val or test.'
           f'{errors.nearest(values["split"], layout.SPLITS)}')
-    listing = parts.setdefault(split, layout.Listing([], [], []))
-    listing.names.append(values['file'])
-    listing.files.append(table.parent / values['file'])
-    listing.labels.append(
-        int(values['label']) if names else values['label'])
-  if 'train' not in parts:
-    raise errors.InputError(
-        f'{_WHERE}: {table} has rows of {", ".join(parts)} and none of train; '
-        'expected some.')
-  _check_there(parts, table)
-  if not names and all(label.isdecimal() and str(int(label)) == label
-                       for p in parts.values() for label in p.labels):
-    # So that 10 comes after 9.
-    parts = {split: p._replace(labels=[*map(int, p.labels)])
-             for split, p in parts.items()}
-  name = table.parent.absolute().name if table.name in TABLES else table.stem
-  order = [s for s in ('train', 'validation', 'test') if s in parts]
-  return reading.dataset(name, {s: parts[s] for s in order},
-                         reading.how(**how), f'{_WHERE}: {table}',
-                         class_names=names)
-
-
-def _table(path) -> pathlib.Path:
-  """Returns the file, also of a folder that has one."""
-  root = pathlib.Path(os.path.expanduser(path))
-  if str(path) and root.is_dir():
-    there = [root / name for name in TABLES if (root / name).is_file()]
-    if not there:
-      raise errors.InputError(
-          f'{_WHERE}: {root} holds none of {", ".join(TABLES)}; expected a '
-          'table of its images.')
-    return there[0]
-  return layout.file(path, _WHERE)
+    file = str(row.get(columns['file'])).strip()
+    yield _Row(table, number, split, f'{table.parent.name}/{file}' if of else
+               file, file, values['label'], '' if columns['label'] == 'class'
+               else _text(row.get('class')))
 
 
 def _rows(table: pathlib.Path) -> list[tuple[int, dict]]:
@@ -145,31 +202,29 @@ def _column(kind: str, given: str, row: dict, table) -> str:
       f'config.data.{kind}_column.')
 
 
-def _class_names(rows, column: str, table) -> tuple[str, ...] | None:
+def _class_names(rows: list[_Row]) -> tuple[str, ...] | None:
   """Returns the names that stand beside numbers, in their order, or None."""
-  if column == 'class' or 'class' not in rows[0][1]:
-    return None
   names = {}
-  for number, row in rows:
-    label, name = str(row.get(column)), str(row.get('class') or '')
-    if not label.isdecimal() or not name:
+  for row in rows:
+    if not row.label.isdecimal() or not row.known:
       return None
-    if names.setdefault(int(label), name) != name:
+    if names.setdefault(int(row.label), row.known) != row.known:
       raise errors.InputError(
-          f'{_WHERE}: {table}: row {number}: label {label} is class {name!r}, '
-          f'and {names[int(label)]!r} above; expected one name a number.')
+          f'{_WHERE}: {row.table}: row {row.number}: label {row.label} is '
+          f'class {row.known!r}, and {names[int(row.label)]!r} above; expected '
+          'one name a number.')
   if sorted(names) != list(range(len(names))) or (
       len(set(names.values())) < len(names)):
     return None
   return tuple(names[i] for i in range(len(names)))
 
 
-def _check_there(parts, table):
+def _check_there(rows: list[_Row]):
   """Raises InputError where rows name no file."""
-  missing = [name for p in parts.values()
-             for name, file in zip(p.names, p.files, strict=True)
-             if not os.path.isfile(file)]
+  missing = [row for row in rows
+             if not os.path.isfile(row.table.parent / row.file)]
   if missing:
     raise errors.InputError(
-        f'{_WHERE}: {table} names {len(missing)} files that are not there (the '
-        f'first: {missing[0]}); expected paths below {table.parent}.')
+        f'{_WHERE}: {missing[0].table} names {len(missing)} files that are not '
+        f'there (the first: {missing[0].file}); expected paths below '
+        f'{missing[0].table.parent}.')

@@ -2,6 +2,7 @@
 import functools
 import json
 import pathlib
+import threading
 
 from jaxaug.core import errors, types
 from jaxaug.data import layout, reading
@@ -34,7 +35,7 @@ def load(*, path: str, image_key: str = '', label_key: str = '',
     raise errors.InputError(
         'config.data.source: parquet needs the package pyarrow; pip install '
         'pyarrow.') from None
-  parts, names = {}, None
+  parts, names, notes = {}, None, []
   for split, files in layout.shards(path, '.parquet', _WHERE).items():
     listing = layout.Listing([], [], [])
     for file in files:
@@ -56,10 +57,14 @@ def load(*, path: str, image_key: str = '', label_key: str = '',
       raise errors.InputError(
           f'{_WHERE}: {path}: {listing.labels.count(None)} rows of {split} '
           'have no label; expected one in every row.')
+    if split != 'train' and listing.labels and set(listing.labels) == {-1}:
+      notes.append(f'{split}: its {len(listing.labels)} images have no labels '
+                   '(-1, as the Hub has it): left out')
+      continue
     parts[split] = listing
   return reading.dataset(
       pathlib.Path(path).absolute().stem, parts, reading.how(**how),
-      f'{_WHERE}: {path}', class_names=names)
+      f'{_WHERE}: {path}', class_names=names, notes=notes)
 
 
 def _columns(schema, image_key, label_key, file) -> tuple[str, str]:
@@ -103,13 +108,17 @@ def _rows(opened, column: str):
 
   Row groups around the last one are kept: neighbours are asked for together.
   """
+  lock = threading.Lock()  # A reader is not for several threads.
+
   @functools.lru_cache(2)
   def group_of(group: int):
     return opened.read_row_group(group, columns=[column])[
         column].combine_chunks()
 
   def read(group: int, i: int) -> bytes:
-    value = group_of(group)[i].as_py()
+    with lock:
+      held = group_of(group)
+    value = held[i].as_py()
     value = value.get('bytes') if isinstance(value, dict) else value
     if value is None:
       raise errors.InputError(

@@ -88,8 +88,9 @@ def _read_cache(folder: pathlib.Path) -> types.Dataset | None:
   # The prepared copy may be deleted, but not replaced, behind the cache.
   if now and now != about['fingerprint']:
     return None
-  return types.Dataset(about['full_name'], tuple(about['class_names']),
-                       **splits)
+  return types.Dataset(
+      about['full_name'], tuple(about['class_names']), **splits,
+      about={'sizes': about['sizes']} if 'sizes' in about else {})
 
 
 def _fingerprint(prepared: pathlib.Path) -> str:
@@ -182,8 +183,10 @@ def _prepared(asked: dict):
         'installed; run once: python -m pip install -r requirements-tfds.txt, '
         f'and: {command}')
   size = sum(each.size or 0 for each in (builder.url_infos or {}).values())
+  # What is known is of all kinds of the set together.
+  most = 'at most ' if len(builder.builder_configs) > 1 else ''
   console.say(f'data: prepares {name} in {data_dir}, once; ' + (
-      f'{size / 2**20:,.0f} MB to download' if size else
+      f'{most}{size / 2**20:,.0f} MB to download' if size else
       'nobody says how much there is to download'))
   try:
     prepare(name, data_dir)
@@ -202,9 +205,10 @@ def _decode(builder, asked: dict, folder: pathlib.Path) -> dict:
           f'config.data.{key}: {name} has no feature {feature!r}; expected one '
           f'of {", ".join(known)}.{errors.nearest(feature, known)}')
   splits = {k: v for k, v in asked['splits'].items() if v}
-  labels = {split: _decode_split(builder, split, expression, keys, asked,
-                                 folder / f'{split}_images.npy')
-            for split, expression in splits.items()}
+  labels, sizes = {}, collections.Counter()
+  for split, expression in splits.items():
+    labels[split] = _decode_split(builder, split, expression, keys, asked,
+                                  folder / f'{split}_images.npy', sizes)
   for split, numbers in labels.items():
     np.save(folder / f'{split}_labels.npy', numbers)
   label = builder.info.features[asked['label']]
@@ -214,18 +218,24 @@ def _decode(builder, asked: dict, folder: pathlib.Path) -> dict:
     train = labels['train']
     names = [str(c) for c in range(min(int(train.max()) + 1, len(train)))]
   return {'full_name': builder.info.full_name, 'class_names': list(names),
+          'sizes': dict(sizes.most_common(20)),
           'splits': list(splits), 'prepared': str(builder.data_path),
           'fingerprint': _fingerprint(pathlib.Path(builder.data_path))}
 
 
-def _decode_split(builder, split, expression, keys, asked, file) -> np.ndarray:
-  """Decodes the images of one split to the disk; returns the labels."""
-  labels, sizes, array = [], collections.Counter(), None
+def _decode_split(builder, split, expression, keys, asked, file,
+                  sizes) -> np.ndarray:
+  """Decodes the images of one split to the disk; returns the labels.
+
+  sizes: counts 'HxW' as they were.
+  """
+  labels, fitted, array = [], collections.Counter(), None
   try:
     with _quiet():
       count = builder.info.splits[expression].num_examples
       for example in _examples(builder, expression):
         image, label = (np.asarray(example[key]) for key in keys)
+        sizes['x'.join(map(str, image.shape[:2]))] += 1
         image = _fit(image, f'{builder.name} {keys[0]!r}', asked,
                      f'image {len(labels)} of {expression}')
         if array is None:
@@ -233,8 +243,8 @@ def _decode_split(builder, split, expression, keys, asked, file) -> np.ndarray:
           files.check_space(file, count * image.size)
           array = np.lib.format.open_memmap(
               file, 'w+', np.uint8, (count, *image.shape))
-        sizes[image.shape[:2]] += 1
-        if len(sizes) == 1:  # A second size ends in an error.
+        fitted[image.shape[:2]] += 1
+        if len(fitted) == 1:  # A second size ends in an error.
           array[len(labels)] = image
         labels.append(label)
   except (ValueError, AssertionError, KeyError) as e:
@@ -243,7 +253,7 @@ def _decode_split(builder, split, expression, keys, asked, file) -> np.ndarray:
         f'config.data.{split}_split: cannot read {expression!r} of '
         f'{builder.name}: {_one_line(e)} It has '
         f'{", ".join(builder.info.splits)}{none}.') from None
-  images.one_size(sizes, f'{builder.name} {expression}')
+  images.one_size(fitted, f'{builder.name} {expression}')
   if array is None:
     np.save(file, np.zeros((0, 1, 1, 1), np.uint8))
   else:

@@ -46,7 +46,7 @@ def load(*, path: str, **how: reading.how) -> types.Dataset:
 def _read(shard, listing, names: dict, ignored: dict):
   """Adds the samples of a shard, in its order."""
   members, read = _open(shard)
-  labels, pictures = {}, []
+  said, pictures = {}, []
   for member in members:
     base = os.path.basename(member.name)
     if not member.isfile() or layout.litter(base):
@@ -58,7 +58,7 @@ def _read(shard, listing, names: dict, ignored: dict):
       pictures.append((key, member))
     elif ending in ('.cls', '.json'):
       _label(read(member), ending, f'{shard.name}: {member.name}',
-             key, labels, names)
+             said.setdefault(key, {}))
     else:
       ignored[ending] = ignored.get(ending, 0) + 1
   keys = [key for key, _ in pictures]
@@ -67,44 +67,43 @@ def _read(shard, listing, names: dict, ignored: dict):
     raise errors.InputError(
         f'{_WHERE}: {shard}: two images have the key {key!r}; expected one.')
   for key, member in pictures:
-    if key not in labels:
+    number, name = (said.get(key, {}).get(k) for k in ('number', 'name'))
+    if number is None and name is None:
       raise errors.InputError(
           f'{_WHERE}: {shard}: image {member.name} has no label; expected '
           f'{key}.cls, or {key}.json with "label".')
+    if number is not None and name is not None and (
+        names.setdefault(number, name) != name):
+      raise errors.InputError(
+          f'{_WHERE}: {shard}: {member.name}: label {number} is class {name!r},'
+          f' and {names[number]!r} before; expected one name a number.')
     listing.names.append(f'{shard.name}: {member.name}')
     listing.files.append(functools.partial(read, member))
-    listing.labels.append(labels[key])
+    listing.labels.append(name if number is None else number)
 
 
-def _label(data: bytes, ending: str, where: str, key: str, labels: dict,
-           names: dict):
-  """Notes the label of a key, and the name of its number."""
-  name = None
+def _label(data: bytes, ending: str, where: str, said: dict):
+  """Notes what a member says of its key: the class's 'number', its 'name'."""
   try:
     text = data.decode().strip()
     if ending == '.json':
       value = json.loads(text)
-      label = next((value[k] for k in ('label', 'cls', 'class') if k in value),
-                   None)
-      name = value.get('class') or value.get('class_name')
+      found = [value.get(k) for k in ('label', 'cls', 'class', 'class_name')]
     else:
-      label = text
+      found = [text]
   except (ValueError, AttributeError):
     raise errors.InputError(
         f'{_WHERE}: {where}: no text, or no JSON object; expected a label.'
         ) from None
-  if label is None:
-    return
-  label = int(label) if str(label).isdecimal() else str(label)
-  if labels.setdefault(key, label) != label:
-    raise errors.InputError(
-        f'{_WHERE}: {where}: label {label!r}, but {labels[key]!r} in the other '
-        'member of that key; expected the same.')
-  if isinstance(label, int) and name is not None and (
-      names.setdefault(label, str(name)) != str(name)):
-    raise errors.InputError(
-        f'{_WHERE}: {where}: label {label} is class {name!r}, and '
-        f'{names[label]!r} before; expected one name a number.')
+  for each in found:
+    if each is None or each == '':
+      continue
+    kind, value = (('number', int(each)) if str(each).isdecimal() else
+                   ('name', str(each)))
+    if said.setdefault(kind, value) != value:
+      raise errors.InputError(
+          f'{_WHERE}: {where}: label {value!r}, but {said[kind]!r} elsewhere '
+          'for that key; expected the same.')
 
 
 def _names(root, names: dict, parts) -> tuple[str, ...] | None:

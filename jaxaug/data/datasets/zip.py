@@ -1,7 +1,6 @@
 """A zip of images: in class folders, or with StyleGAN's and EDM's dataset.json.
 """
 import functools
-import json
 import pathlib
 import threading
 import unicodedata
@@ -11,7 +10,6 @@ from jaxaug.core import errors, types
 from jaxaug.data import layout, reading
 
 _WHERE = 'config.data.path'
-_TABLE = 'dataset.json'
 
 
 def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
@@ -43,54 +41,18 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
       folders.add(parts)
     else:
       members[parts] = info
-  table = next((p for p in members if p[-1] == _TABLE), None)
-  described = table and _described(read(members.pop(table)), where)
+  table = next((p for p in members if p[-1] == layout.TABLE), None)
+  described = table and layout.described(read(members.pop(table)), where)
   found = layout.tree(str(file), (
       (parts, functools.partial(read, info))
       for parts, info in members.items()), folders, _WHERE)
-  if described and described.get('labels'):
-    parts, names = _labelled(described, found, table[:-1], where)
+  if described:
+    parts, names = layout.labelled(described, found, table[:-1], where)
   else:
     parts, names = layout.arrange(found, _WHERE), None
   return reading.dataset(
       pathlib.Path(file).stem, parts, reading.how(**how), where,
       class_names=names, ignored=found.ignored)
-
-
-def _described(data: bytes, where: str) -> dict:
-  try:
-    value = json.loads(data)
-    labels = value.get('labels') or []
-    for name, label in labels:
-      if not isinstance(name, str) or isinstance(label, bool) or not (
-          isinstance(label, int)):
-        raise ValueError('its labels are not [name, number]')
-  except (ValueError, TypeError, AttributeError) as e:
-    raise errors.InputError(f'{where}: {_TABLE}: {e}; expected '
-                            '{"labels": [[name, number], ...]}.') from None
-  return value
-
-
-def _labelled(described: dict, found: layout.Tree, base, where: str):
-  """Returns the images in the order of dataset.json, and the class names."""
-  files = {e.parts[len(base):]: e for e in found.entries}
-  listing = layout.Listing([], [], [])
-  for name, label in described['labels']:
-    entry = files.pop(tuple(unicodedata.normalize('NFC', name).split('/')),
-                      None)
-    if entry is None:
-      raise errors.InputError(
-          f'{where}: {_TABLE} names {name!r}, which is not there, or twice.')
-    listing.names.append(entry.name)
-    listing.files.append(entry.file)
-    listing.labels.append(label)
-  if files:
-    first = next(iter(files.values()))
-    raise errors.InputError(
-        f'{where}: {len(files)} images stand in no row of {_TABLE} (the first: '
-        f'{first.name}); expected a label for each.')
-  names = described.get('class_names')
-  return {'train': listing}, None if names is None else tuple(map(str, names))
 
 
 def _open(path):

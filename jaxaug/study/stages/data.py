@@ -88,7 +88,7 @@ def run(folder: files.Folder, *, seed: int, memory: float = math.inf,
       'counts': {part: list(counts.values())
                  for part, counts in report.pop('counts').items()},
       'digests': report.pop('sha256'), 'overlaps': report.pop('duplicates'),
-      'checks': dataset.about, 'near': _near(dataset, made),
+      'checks': _seen(dataset) | dataset.about, 'near': _near(dataset, made),
       'records': kept, 'limit': int(memory * 2**30) if kept else 0,
       **report, 'seconds': time.monotonic() - begun}
   files.finish(folder.partial, folder.final, manifest)
@@ -121,6 +121,15 @@ def _fitted(dataset: types.Dataset, fit: dict, memory: float,
               images.fit_all(np.asarray(block), **fit)
               for block in images.blocks(split.images)), size,
           int(memory * 2**30))) for part, split in parts.items()})
+
+
+def _seen(dataset: types.Dataset) -> dict:
+  """What there is to say of images whose source says nothing of them."""
+  height, width, channels = dataset.train.images.shape[1:]
+  count = sum(len(split.labels) for split in (
+      dataset.train, dataset.validation, dataset.test) if split is not None)
+  return {'sizes': {f'{height}x{width}': count},
+          'modes': {'grey' if channels == 1 else 'RGB': count}}
 
 
 def _near(dataset: types.Dataset, made: splits.Splits) -> dict:
@@ -166,7 +175,7 @@ def read(folder: files.Folder) -> splits.Splits:
     found = types.Split(*(
         np.load(folder.final / f'{part}_{field}.npy', mmap_mode='r')
         for field in types.Split._fields))
-    name = manifest['records'].get(part)
+    name = manifest.get('records', {}).get(part)
     return found if name is None else found._replace(images=records.Records(
         folder.final / name, manifest['shape'], found.images,
         manifest['limit']))
