@@ -158,7 +158,7 @@ def test_16_bit_images_lose_their_lower_half(tmp_path):
   Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / 'x.tif')
   same(tmp_path / 'x.tif', pixels, 1, '16-bit', depth='scale')
   for name, kind, values in (('x.pgm', b'P5', pixels), ('x.ppm', b'P6', rgb)):
-    deep = (values.astype('>u2') * 256 + 7).astype('>u2').tobytes()
+    deep = (values.astype(np.uint16) * 257).astype('>u2').tobytes()
     (tmp_path / name).write_bytes(kind + b' 4 4 65535\n' + deep)
     with pytest.raises(errors.InputError, match='16 bits a channel.*depth='):
       images.decode(tmp_path / name)
