@@ -216,7 +216,8 @@ def pair(value, where: str) -> tuple[int, int]:
   try:
     given = tuple(value) if np.ndim(value) else (value, value)
     size = tuple(int(v) for v in given)
-    if len(size) == 2 and min(size) > 0 and size == given:
+    if len(size) == 2 and min(size) > 0 and size == given and not any(
+        isinstance(v, bool) for v in given):
       return size
   except (TypeError, ValueError):
     pass

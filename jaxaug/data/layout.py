@@ -102,6 +102,16 @@ def _walk(folder, parts, where, ignore, found: dict, seen: dict) -> set:
     inner = (*parts, unicodedata.normalize('NFC', each.name))
     if litter(each.name) or ignored(inner, ignore):
       continue
+    try:
+      each.name.encode()
+    except UnicodeEncodeError:
+      raise errors.InputError(
+          f'{where}: {folder}: the name {each.name!r} is no UTF-8; expected a '
+          'name that is.') from None
+    if inner in found or inner in folders:
+      raise errors.InputError(
+          f'{where}: {folder} holds {inner[-1]!r} twice, written in two ways '
+          'of Unicode; expected one of them, or another name.')
     if each.is_dir():
       folders |= _walk(each, inner, where, ignore, found, seen)
     else:
@@ -168,8 +178,10 @@ def described(data: bytes, where: str) -> dict | None:
       raise ValueError('it has no labels, as those of sets without classes')
     for name, label in labels:
       if not isinstance(name, str) or isinstance(label, bool) or not (
-          isinstance(label, int)):
-        raise ValueError('its labels are not [name, number]')
+          isinstance(label, int) and label >= 0):
+        raise ValueError('its labels are not [name, number from 0]')
+    if not isinstance(value.get('class_names') or [], list):
+      raise ValueError('its class_names are no list')
   except (ValueError, TypeError, AttributeError) as e:
     raise errors.InputError(f'{where}: {TABLE}: {e}; expected '
                             '{"labels": [[name, number], ...]}.') from None

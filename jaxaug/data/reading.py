@@ -205,6 +205,12 @@ def _numbered(parts, class_names, where, same_classes):
       for label in labels - number.keys():
         raise arrays.no_class(label, names, f'{where}: {split}')
   else:
+    if len({isinstance(x, int) for x in set().union(*there.values())}) > 1:
+      raise errors.InputError(
+          f'{where}: some labels are numbers and others texts, such as '
+          + repr(next(x for x in set().union(*there.values())
+                      if not isinstance(x, int)))
+          + '; expected one of the two.')
     if same_classes:
       _check_classes(there, where)
     labels = sorted(set().union(*there.values()))

@@ -176,6 +176,8 @@ def _check_values(per_class, fraction, val_fraction, test_fraction, folds,
 
 def _check_dataset(dataset: types.Dataset):
   """Raises InputError if a source's arrays are not what types.Split says."""
+  errors.once(f'config.data: {dataset.name}: names of the classes',
+              dataset.class_names)
   for name in ('train', 'validation', 'test'):
     split = getattr(dataset, name)
     if split is None:

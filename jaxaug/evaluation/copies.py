@@ -29,6 +29,7 @@ YARDSTICK = 1000      # More real images than this tell little more.
 CLOSEST = .01         # Share of the yardstick that is close in features.
 _BLOCK = 2**24        # Numbers in the largest temporary array.
 _REAL = 4096          # Real images that proposals look at together.
+_SHRUNK = 128         # Pixels a side that the first rule sees of an image.
 
 
 class Side(typing.NamedTuple):
@@ -96,8 +97,7 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None,
   _check(pool, real, yardstick)
   drawn = np.sort(randomness.generator(0).permutation(
       len(yardstick.images))[:YARDSTICK])
-  some = _read(_pick(yardstick, drawn))
-  pool = _read(pool)
+  some = _pick(yardstick, drawn)
   # Duplicates must neither crowd out candidates nor hide the spacing.
   hashes, first, counts = np.unique(images.row_hashes(real.images),
                                     return_index=True, return_counts=True)
@@ -116,7 +116,7 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None,
   # How far apart real images are, around those that were found.
   matched, place = np.unique(np.concatenate((index[:, 0], near[:, 0])),
                              return_inverse=True)
-  _, apart = _nearest(_read(_pick(real, matched)), real, matched)
+  _, apart = _nearest(_pick(real, matched), real, matched)
   spacing = np.clip(apart[:, min(2, len(first) - 2)], *SPACING)[place]
   distance = distance[:, 0] / spacing[:len(exact)]
   ruler = ruler[:, 0] / spacing[len(exact):]
@@ -213,10 +213,6 @@ def _pick(side: Side, rows) -> Side:
               None if side.features is None else side.features[rows])
 
 
-def _read(side: Side) -> Side:
-  return side._replace(images=side.images[:])
-
-
 def _twins(pixels, hashes):
   """Returns (bool [N]: same pixels as one of the sorted hashes, which)."""
   mine = images.row_hashes(pixels)
@@ -237,6 +233,18 @@ def _unit(pixels):
   out[..., -1] = NOISE * math.sqrt(flat.shape[-1])
   out /= np.sqrt(np.einsum('...d,...d->...', out, out))[..., None]
   return out
+
+
+def _shrunk(pixels):
+  """Makes large images smaller, by means of whole pixels."""
+  height, width = pixels.shape[1:3]
+  cell = math.ceil(max(height, width) / _SHRUNK)
+  if cell == 1 or min(height, width) < cell:
+    return pixels
+  h, w = height // cell, width // cell
+  cells = pixels[:, :h * cell, :w * cell].reshape(
+      len(pixels), h, cell, w, cell, -1)
+  return np.rint(cells.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def _views(pixels, reach: int, most: int, one: bool = False):
@@ -311,17 +319,20 @@ def _nearest(some: Side, real: Side, own=None):
     (index int64 [N, K], distance float64 [N, K]), the nearest first: the root
     mean square difference in standard deviations, from 0 to 2.
   """
-  shape, count = real.images.shape[1:], len(some.images)
+  count, shape = len(some.images), _shrunk(real.images[:1]).shape[1:]
   reach = min(REACH, min(shape[:2]) // 4)
   windows = 2 * (2 * reach + 1)**2
+  held = max(1, _BLOCK // math.prod(real.images.shape[1:]))
 
   def by_cells(part):
-    cells = _unit(_views(real.images[part], reach, CELLS, one=True)[:, 0]).T
+    cells = np.concatenate([
+        _unit(_views(_shrunk(real.images[rows]), reach, CELLS, one=True)[:, 0])
+        for rows in images.blocks(np.arange(part.start, part.stop), held)]).T
     out = np.empty((count, cells.shape[1]), np.float32)
     size = max(1, _BLOCK // 8 // (windows * cells.shape[1]))
     for start in range(0, count, size):
       rows = slice(start, start + size)
-      few = _unit(_views(some.images[rows], reach, CELLS))
+      few = _unit(_views(_shrunk(some.images[rows]), reach, CELLS))
       # One product of matrices: a stack of them is slower.
       out[rows] = (few.reshape(-1, few.shape[-1]) @ cells).reshape(
           *few.shape[:2], -1).max(1)
@@ -338,9 +349,9 @@ def _nearest(some: Side, real: Side, own=None):
   size = max(1, _BLOCK // (windows * math.prod(shape)))
   for start in range(0, count, size):
     rows = slice(start, start + size)
-    theirs = real.images[index[rows].reshape(-1)]
+    theirs = _shrunk(real.images[index[rows].reshape(-1)])
     fine = _unit(_views(theirs, reach, LARGEST, one=True)[:, 0])
-    every = _unit(_views(some.images[rows], reach, LARGEST))
+    every = _unit(_views(_shrunk(some.images[rows]), reach, LARGEST))
     alike = (every @ fine.reshape(*index[rows].shape, -1).swapaxes(1, 2)).max(1)
     distance[rows] = np.sqrt(np.maximum(2 - 2 * alike.astype(np.float64), 0))
   if own is not None:

@@ -182,9 +182,8 @@ def _candidates(some, real, own):
                   for kind in (np.int64, np.float32, np.int64)))
   found = [[none for _ in views] for _ in planes]
   for first in range(0, m, _REAL):
-    pixels = real[first:first + _REAL]
     for p, plane in enumerate(planes):
-      theirs = _plane(plane, pixels)
+      theirs = _plane(plane, real, slice(first, first + _REAL))
       for v, each in enumerate(views):
         known = _unit(theirs.reshape(len(theirs), -1) @ _reader(
             each.points, theirs.shape[1:]).T).T.copy()

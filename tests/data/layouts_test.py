@@ -306,6 +306,20 @@ def test_npz_says_what_it_does_not_read_and_what_there_is(tmp_path):
   assert d.about['sizes'] == {'28x28': 12}
 
 
+@pytest.mark.parametrize('index', [np.arange(12) / 2, list('abcdefghijkl')])
+def test_npz_places_are_whole_numbers(tmp_path, index):
+  expect_error('train_index: .*; expected whole numbers', npz.load, path=save(
+      tmp_path / 'x.npz', x_train=X, y_train=Y, train_index=index))
+
+
+def test_npz_range_and_names_that_are_none(tmp_path):
+  file = save(tmp_path / 'x.npz', x_train=X, y_train=Y, classes=['a', 'a'])
+  expect_error('config.data.range', npz.load, path=file, range='ab')
+  expect_error('config.data.resize', npz.load, path=file, resize=True)
+  expect_error('names of the classes.*each once', splits.make,
+               npz.load(path=file), seed=0)
+
+
 @pytest.mark.parametrize('train, test, message', [
     (1., 1.001, r'values from 0.0 to 1.00.*x.clip\(0, 1\)'),
     (1., 255., 'x_train goes up to 1, x_test goes up to 255; expected floats')])
@@ -447,6 +461,23 @@ def test_a_table_in_each_split_as_the_hub_has_it(tmp_path):
                'DIR/.*/CLASS, or a table', folder.load, path=tmp_path)
 
 
+def test_a_table_says_what_it_leaves_out(tmp_path):
+  d = csv.load(path=table(tmp_path, ROWS[:4] + ROWS[6:10]).parent)
+  assert d.about['ignored'] == {'images that no row of the table names': 4}
+
+
+def test_a_column_that_some_lines_lack(tmp_path):
+  fill(tmp_path / 'images')
+  rows = [{'file': f'images/{c}/{i:03}.png', 'label': c, 'split': 'test'}
+          for c in ('boot', 'coat') for i in range(6)]
+  del rows[0]['split']
+  (tmp_path / 'x.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  expect_error('row 1 has no split', csv.load, path=tmp_path / 'x.jsonl')
+  file = table(tmp_path, ['images/boot/000.png,a,b'], 'y.csv',
+               'file,label,label')
+  expect_error("two columns are called 'label'", csv.load, path=file)
+
+
 def test_labels_of_json_lines_have_types(tmp_path):
   fill(tmp_path / 'images')
   for values, names in (((0., 1.), ('0', '1')), ((False, True), (
@@ -529,6 +560,30 @@ def test_parquet_labels_that_are_names(tmp_path):
   d = parquet.load(path=file)
   assert d.class_names == ('boot', 'coat')
   np.testing.assert_array_equal(d.train.labels, 1 - Y)
+
+
+@pytest.mark.parametrize('labels, message', [
+    ([[0, 1]] * 12, "labels in 'label' are list<"),
+    ([0.5] * 12, "labels in 'label' are double; expected whole numbers")])
+def test_parquet_labels_that_are_none(tmp_path, labels, message):
+  file = parquet_file(tmp_path / 'x.parquet', X[..., None], labels)
+  expect_error(message, parquet.load, path=file)
+
+
+def test_parquet_files_that_do_not_agree(tmp_path):
+  x = X[..., None]
+  parquet_file(tmp_path / 'train-0.parquet', x, Y.tolist(), ['boot', 'coat'])
+  parquet_file(tmp_path / 'test-0.parquet', x, Y.tolist(), ['coat', 'boot'])
+  expect_error('its classes are coat, boot, and boot, coat in another',
+               parquet.load, path=tmp_path)
+  parquet_file(tmp_path / 'train-0.parquet', x, Y.tolist())
+  parquet_file(tmp_path / 'test-0.parquet', x, ['a', 'b'] * 6)
+  expect_error('some labels are numbers and others texts', parquet.load,
+               path=tmp_path)
+  from pyarrow import parquet as arrow
+  arrow.write_table(arrow.read_table(tmp_path / 'train-0.parquet').slice(0, 0),
+                    tmp_path / 'test-0.parquet')
+  expect_error('test has no row', parquet.load, path=tmp_path)
 
 
 def test_parquet_of_several_sets_or_without_labels(tmp_path):
@@ -624,6 +679,22 @@ def test_webdataset_numbers_and_names_in_two_members(tmp_path, described):
   np.testing.assert_array_equal(d.train.labels, Y)
 
 
+@pytest.mark.parametrize('say, message', [
+    (lambda y: json.dumps({'label': ['a', int(y)]}), 'expected a number or a'),
+    (lambda y: '5', 'no text, or no JSON object'),
+    (lambda y: json.dumps({'label': 'x' if y else 0}), 'some labels are num'),
+    (lambda y: json.dumps({'label': ''}), 'has no label')])
+def test_webdataset_labels_that_are_none(tmp_path, say, message):
+  expect_error(message, webdataset.load, path=shard(
+      tmp_path / 'x.tar', X[..., None], Y, 'json', say))
+
+
+def test_webdataset_texts_may_begin_with_a_mark(tmp_path):
+  d = webdataset.load(path=shard(tmp_path / 'x.tar', X[..., None], Y, 'cls',
+                                 lambda y: '\ufeff' + 'ab'[y]))
+  assert d.class_names == ('a', 'b')
+
+
 def test_webdataset_refuses(tmp_path):
   file = shard(tmp_path / 'x.tar', X[..., None], Y, 'seg')
   expect_error('image 0000.png has no label; expected 0000.cls',
@@ -684,6 +755,10 @@ def test_zip_of_stylegan(tmp_path):
                path=make({'labels': [*labels, ['00000/x.png', 0]]}))
   expect_error('its labels are not', zip_set.load,
                path=make({'labels': [[1, 2]]}))
+  expect_error('number from 0', zip_set.load, path=make({
+      'labels': [[name, label - 1] for name, label in labels]}))
+  expect_error('its class_names are no list', zip_set.load,
+               path=make({'labels': labels, 'class_names': 5}))
   expect_error('dataset.json: it has no labels', zip_set.load,
                path=make({'labels': None}))
   make({'other': 1})  # Somebody else's: the folders say the classes.
@@ -705,9 +780,39 @@ def test_a_folder_of_stylegan(tmp_path):
 def test_zip_refuses(tmp_path):
   (tmp_path / 'x.zip').write_bytes(b'words')
   expect_error('no zip file', zip_set.load, path=tmp_path / 'x.zip')
+  with pytest.warns(UserWarning, match='Duplicate name'):
+    with zipfile.ZipFile(tmp_path / 'x.zip', 'w') as file:
+      for name in ('a/0.png', 'b/0.png', 'a/0.png'):
+        file.writestr(name, b'words')
+  expect_error("holds 'a/0.png' twice", zip_set.load, path=tmp_path / 'x.zip')
 
 
 # All of them.
+
+
+@pytest.mark.parametrize('name', ['more.tar', 'index.parquet'])
+def test_auto_refuses_two_kinds_at_once(tmp_path, name):
+  fill(tmp_path)
+  (tmp_path / name).write_bytes(b'')
+  expect_error(f"holds images .* and also {name}; expected the source 'folder'",
+               auto.load, path=tmp_path)
+  assert counts(folder.load(path=tmp_path)) == [6, 6]
+
+
+def test_names_that_differ_by_their_unicode_alone(tmp_path):
+  for name in 'c\u0327', '\u00e7':
+    fill(tmp_path, classes=(name, 'coat'), count=2)
+  if len(list(tmp_path.iterdir())) < 3:
+    pytest.skip('this file system takes them for one name')
+  expect_error('twice, written in two ways of Unicode', folder.load,
+               path=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names are bytes there')
+def test_names_that_are_no_text(tmp_path):
+  fill(tmp_path)
+  os.mkdir(os.fsencode(tmp_path) + b'/\xff\xfe')
+  expect_error('is no UTF-8', folder.load, path=tmp_path)
 
 
 def test_auto_tells_them_apart(tmp_path):

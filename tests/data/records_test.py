@@ -1,4 +1,6 @@
 """Images on the disk look like an array; batches come as they were asked."""
+import time
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,14 @@ def test_batches_come_ahead_in_their_order_and_from_anywhere():
     asked.append(i)
     return i * i
   at = records.ahead(square, 30, 3)
+  at(0)
+  for _ in range(100):  # What is not asked for yet is under way.
+    if len(asked) > 3:
+      break
+    time.sleep(.05)
+  assert len(asked) > 3
+  at(3)
+  assert asked.count(0) == asked.count(3) == 1
   assert [at(i) for i in (0, 3, 6)] == [0, 9, 36]
   assert [at(i) for i in (15, 18, 21, 24, 27)] == [
       225, 324, 441, 576, 729]

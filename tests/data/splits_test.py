@@ -288,3 +288,15 @@ def test_bad_sources_are_one_line(source, message):
   with pytest.raises(errors.InputError, match=message) as e:
     splits.make(source, seed=0)
   assert '\n' not in str(e.value)
+
+
+def test_some_are_drawn_alike_and_stay_in_their_order():
+  labels = np.repeat(np.arange(10, dtype=np.int32), 100)
+  split = types.Split(np.arange(1000).astype(np.uint8)[:, None, None, None],
+                      labels, np.arange(1000))
+  assert splits.some(split, 1000) is split
+  few = splits.some(split, 300)
+  assert len(few.labels) == 300 and (np.diff(few.index) > 0).all()
+  assert (np.bincount(few.labels) > 10).all()
+  np.testing.assert_array_equal(few.images[:, 0, 0, 0],
+                                few.index.astype(np.uint8))

@@ -66,6 +66,9 @@ def test_numbers_stand_for_the_classes_in_their_order(tmp_path):
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert any(f'{first} is Coat, {1 + first} is Ankle boot' in note
                for note in found.about['notes'])
+  # Of 1 and 2 among three classes nobody knows whether 0 is missing, or 3.
+  np.savez(tmp_path / 'x.npz', image=x[:4], label=np.repeat([1, 2], 2))
+  assert find(tmp_path / 'x.npz').labels.tolist() == [1, 1, 2, 2]
   np.savez(tmp_path / 'x.npz', image=x, label=np.arange(6))
   expect_error('labels of x go from 0 to 5, and the study has 3 classes',
                tmp_path / 'x.npz')

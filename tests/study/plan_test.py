@@ -25,6 +25,7 @@ READERS = {
     'published': {'results'}, 'audit': {'results'},
     'data': ALL, 'data.allow_overlap': {'data', 'results'},
     'data.allow_contradictions': {'data', 'results'},
+    'data.memory': {'data', 'results'},
     'evaluation.extractor': GENERATED, 'evaluation.weights': None,
     'evaluation.batch_size': {'results'},
     'evaluation.metrics': {'quality', 'results'},
@@ -497,6 +498,21 @@ def test_a_model_of_all_images_wants_no_representatives(workdir):
       r"^config\.generators\.cgan\.representatives: 'kmeans'; expected '', for "
       'cgan learns from all of them')):
     folders(given, workdir)
+
+
+@pytest.mark.parametrize('selector', ['novelty', 'not_copies'])
+def test_what_looks_at_all_pixels_is_refused_before_a_training(tmp_path,
+                                                               selector):
+  given = config()
+  given['data']['memory'] = 1e-6
+  plan.open_study(given, tmp_path)
+  for pool in given['pools'].values():
+    pool['selectors'] = (selector,)
+  with pytest.raises(errors.InputError, match='config.data.memory: .* for what '
+                     'looks at all .* images of a split'):
+    plan.open_study(given, tmp_path)
+  given['data']['memory'] = 5e-6  # All splits are more, and train is less.
+  plan.open_study(given, tmp_path)
 
 
 @pytest.fixture

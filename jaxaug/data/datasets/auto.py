@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from jaxaug.core import errors, registry, types
-from jaxaug.data import layout, reading
+from jaxaug.data import images, layout, reading
 
 _WHERE = 'config.data.path'
 _ENDINGS = {'.npz': 'npz', '.csv': 'csv', '.tsv': 'csv', '.jsonl': 'csv',
@@ -40,6 +40,16 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
   return source.load(path=path, ignore=ignore, **how)
 
 
+def _image(root: pathlib.Path) -> str | None:
+  """Returns an image that lies below a folder, or None."""
+  for file in root.rglob('*'):
+    inner = file.relative_to(root).parts
+    if file.suffix.lower() in images.ENDINGS and not any(
+        map(layout.litter, inner)):
+      return '/'.join(inner)
+  return None
+
+
 def kind(path, where: str = _WHERE) -> str:
   """Returns the name of the source that reads what lies at a path.
 
@@ -50,10 +60,18 @@ def kind(path, where: str = _WHERE) -> str:
   if root.is_dir() and str(path):
     for ending in ('parquet', 'tar'):
       found = root.rglob if ending == 'parquet' else root.glob
-      if next(found(f'*.{ending}'), None):
-        return _ENDINGS[f'.{ending}']
+      if file := next(found(f'*.{ending}'), None):
+        source = _ENDINGS[f'.{ending}']
+        if image := _image(root):
+          raise errors.InputError(
+              f'{where}: {root} holds images ({image}) and also '
+              f"{file.relative_to(root)}; expected the source 'folder' or "
+              f'{source!r} in the place of auto, or one of the two.')
+        return source
     return ('csv' if registry.find('datasets', 'csv').kept_in(root) else
             'folder')
+  if not str(path):
+    raise errors.InputError(f"{where}: ''; expected where the images lie.")
   file = layout.file(path, where)
   if file.suffix.lower() not in _ENDINGS:
     raise errors.InputError(

@@ -7,7 +7,7 @@ import typing
 import unicodedata
 
 from jaxaug.core import errors, types
-from jaxaug.data import layout, reading
+from jaxaug.data import images, layout, reading
 
 _WHERE = 'config.data.path'
 # What people call the columns; the first that there is counts.
@@ -68,7 +68,7 @@ def load(*, path: str, file_column: str = '', label_column: str = '',
     name, where = table.stem, table
   return reading.dataset(name, {s: parts[s] for s in order},
                          reading.how(**how), f'{_WHERE}: {where}',
-                         class_names=names)
+                         class_names=names, ignored=_unnamed(rows, tables))
 
 
 class _Row(typing.NamedTuple):
@@ -131,7 +131,9 @@ def _text(value) -> str:
 def _read(table: pathlib.Path, of: str, given: dict[str, str]):
   """Yields the rows of a table; of: the split that its folder says, or ''."""
   rows = _rows(table)
-  columns = {kind: _column(kind, name, rows[0][1], table)
+  # A line of JSON may lack what others have.
+  every = dict.fromkeys(key for _, row in rows for key in row)
+  columns = {kind: _column(kind, name, every, table)
              for kind, name in given.items()}
   for number, row in rows:
     values = {kind: _text(row.get(column)) if column else of or 'train'
@@ -168,6 +170,9 @@ def _rows(table: pathlib.Path) -> list[tuple[int, dict]]:
         f.seek(0)
         comma = max(',;\t', key=head.count)
         reader = csv.DictReader(f, delimiter=comma, strict=True)
+        head = [name.strip() for name in reader.fieldnames or ()]
+        if twice := {name for name in head if head.count(name) > 1}:
+          raise ValueError(f'two columns are called {min(twice)!r}')
         rows = [(reader.line_num, row) for row in reader]
         wrong = [i for i, row in rows if None in row]
         if wrong:
@@ -217,6 +222,17 @@ def _class_names(rows: list[_Row]) -> tuple[str, ...] | None:
       len(set(names.values())) < len(names)):
     return None
   return tuple(names[i] for i in range(len(names)))
+
+
+def _unnamed(rows: list[_Row], tables) -> dict[str, int]:
+  """Counts the images beside tables of folders that no row names."""
+  named = {os.path.normpath(row.table.parent / row.file) for row in rows}
+  there = {os.path.normpath(file) for _, table in tables
+           if table.name in TABLES for file in table.parent.rglob('*')
+           if file.suffix.lower() in images.ENDINGS and not any(
+               map(layout.litter, file.relative_to(table.parent).parts))}
+  left = len(there - named)
+  return {'images that no row of the table names': left} if left else {}
 
 
 def _check_there(rows: list[_Row]):

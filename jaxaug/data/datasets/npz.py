@@ -36,7 +36,9 @@ def load(*, path: str, train_images: str = '', train_labels: str = '',
       validation part that is not read, or an array is not what it should be.
   """
   how = reading.how(**how)
-  if range is not None and not (len(range) == 2 and range[0] < range[1]):
+  if range is not None and not (
+      len(range) == 2 and all(isinstance(x, (int, float)) for x in range)
+      and range[0] < range[1]):
     raise errors.InputError(f'config.data.range: {range!r}; expected (black, '
                             'white), such as (-1, 1).')
   file = layout.file(path, 'config.data.path')
@@ -75,6 +77,9 @@ def load(*, path: str, train_images: str = '', train_labels: str = '',
     arrays.one_each(found.numbers[split], len(pixels), f'{where}: {label_key}')
     index = held.get(index_keys.get(split), np.arange(len(pixels)))
     arrays.one_each(index, len(pixels), f'{where}: {index_keys.get(split)}')
+    if index.dtype.kind not in 'ui':
+      raise errors.InputError(f'{where}: {index_keys[split]}: {index.dtype}; '
+                              'expected whole numbers.')
     notes += more
     sizes['{}x{}'.format(*pixels.shape[1:3])] += len(pixels)
     splits[split] = types.Split(

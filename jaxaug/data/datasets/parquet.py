@@ -43,13 +43,20 @@ def load(*, path: str, image_key: str = '', label_key: str = '',
         opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
         schema = opened.schema_arrow
         image, label = _columns(schema, image_key, label_key, file)
-        names = names or _class_names(schema, label)
+        own = _class_names(schema, label)
+        _check_label(schema.field(label).type, label, file)
         listing.labels.extend(
             opened.read(columns=[label])[label].to_pylist())
       except (OSError, pyarrow.ArrowException) as e:
         raise errors.InputError(
             f'{_WHERE}: {file}: damaged, or no parquet file '
             f'({str(e).splitlines()[0]}).') from None
+      if names is not None and own != names:
+        raise errors.InputError(
+            f'{_WHERE}: {file}: its classes are {", ".join(own or ("none",))}, '
+            f'and {", ".join(names)} in another file; expected the same, in '
+            'the same order.')
+      names = own
       listing.files.extend(_rows(opened, image))
       listing.names.extend(f'{file.name}, row {i}'
                            for i in range(opened.metadata.num_rows))
@@ -61,6 +68,9 @@ def load(*, path: str, image_key: str = '', label_key: str = '',
       notes.append(f'{split}: its {len(listing.labels)} images have no labels '
                    '(-1, as the Hub has it): left out')
       continue
+    if not listing.files:
+      raise errors.InputError(f'{_WHERE}: {path}: {split} has no row; expected '
+                              'an image and its label in each.')
     parts[split] = listing
   return reading.dataset(
       pathlib.Path(path).absolute().stem, parts, reading.how(**how),
@@ -85,6 +95,16 @@ def _columns(schema, image_key, label_key, file) -> tuple[str, str]:
         f'{_WHERE}: {file} has the columns {", ".join(schema.names)}; expected '
         'one called label, or config.data.label_key.')
   return image_key or found[0], label
+
+
+def _check_label(kind, label: str, file):
+  """Refuses a column that holds neither whole numbers nor texts."""
+  text = str(kind)
+  if not any(word in text for word in ('int', 'string', 'bool')) or '<' in (
+      text.replace('dictionary<', '')):
+    raise errors.InputError(
+        f'{_WHERE}: {file}: labels in {label!r} are {text}; expected whole '
+        'numbers or texts.')
 
 
 def _holds_images(kind) -> bool:

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import struct
 import tempfile
@@ -172,7 +173,8 @@ def _prepared(asked: dict):
   with _quiet():
     if builder.is_prepared():
       return builder
-  command = f'python -m jaxaug prepare {name} --data_dir={data_dir}'
+  command = shlex.join(['python', '-m', 'jaxaug', 'prepare', name,
+                        f'--data_dir={data_dir}'])
   if builder.name == 'fashion_mnist':
     command += (' (or, without a network, with --fashion_mnist_files=DIR)')
   not_yet = f'config.data.name: the TFDS set {name!r} is not prepared in ' + (

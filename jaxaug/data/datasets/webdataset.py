@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import tarfile
 import threading
 
@@ -85,7 +86,7 @@ def _read(shard, listing, names: dict, ignored: dict):
 def _label(data: bytes, ending: str, where: str, said: dict):
   """Notes what a member says of its key: the class's 'number', its 'name'."""
   try:
-    text = data.decode().strip()
+    text = data.decode('utf-8-sig').strip()
     if ending == '.json':
       value = json.loads(text)
       found = [value.get(k) for k in ('label', 'cls', 'class', 'class_name')]
@@ -98,7 +99,13 @@ def _label(data: bytes, ending: str, where: str, said: dict):
   for each in found:
     if each is None or each == '':
       continue
-    kind, value = (('number', int(each)) if str(each).isdecimal() else
+    if isinstance(each, (list, dict)):
+      raise errors.InputError(f'{_WHERE}: {where}: label {each!r}; expected a '
+                              'number or a name.')
+    if isinstance(each, float) and each.is_integer():
+      each = int(each)
+    kind, value = (('number', int(each))
+                   if re.fullmatch('[0-9]{1,9}', str(each)) else
                    ('name', str(each)))
     if said.setdefault(kind, value) != value:
       raise errors.InputError(

@@ -39,6 +39,9 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
     folders |= {parts[:n] for n in range(1, len(parts))}
     if info.is_dir():
       folders.add(parts)
+    elif parts in members:
+      raise errors.InputError(
+          f'{where}: holds {info.filename!r} twice; expected it once.')
     else:
       members[parts] = info
   table = next((p for p in members if p[-1] == layout.TABLE), None)

@@ -2,6 +2,8 @@
 from jaxaug.core import errors, types
 from jaxaug.data import distances
 
+NEEDS = ('pixels',)
+
 
 def build(known: types.Known, *, min_distance: float = 0.01):
   """Returns select(images, labels) -> what is dropped.

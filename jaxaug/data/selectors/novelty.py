@@ -15,7 +15,7 @@ from jaxaug.core import errors, randomness, types
 from jaxaug.data import distances, picking
 
 # Fields of types.Known that it looks at, beside the training split.
-NEEDS = ('features',)
+NEEDS = ('features', 'pixels')
 
 _CANDIDATES = 4    # Training images that features and pixels each put up.
 _THIRD = 3         # How far the third nearest is, is the spacing around one.

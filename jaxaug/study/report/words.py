@@ -310,8 +310,9 @@ def _near(found: dict, total: int) -> str:
             f'{found["looked"]:,} of {total:,}, drawn alike')
   pairs = '; '.join(' and '.join(pair) for pair in found['pairs'][:5])
   return (f'{found["count"]:,} of {looked} (of training images, '
-          f'{percent(found["usual"])} % are so near to each other)'
-          + (f': {pairs}' if pairs else ''))
+          f'{percent(found["usual"])} % are so near to each other'
+          + (', so that this tells nothing here)' if found['usual'] > .2 else
+             ')') + (f': {pairs}' if pairs else ''))
 
 
 def _failure(failure: dict, *more: dict) -> str:

@@ -70,7 +70,8 @@ def run(folder: files.Folder, *, name: str, select, train: types.Split,
   begun, classes = time.monotonic(), np.unique(labels)
   rows = np.flatnonzero(np.isin(train.labels, classes))
   kept = rows[selection.screen(
-      {name: select}, train.images[rows], train.labels[rows]).keep]
+      {name: select}, np.asarray(images.take(train.images, rows)),
+      train.labels[rows]).keep]
   places = np.concatenate([kept[train.labels[kept] == k] for k in classes])
   np.testing.assert_array_equal(train.labels[places], labels)
   files.begin(folder.partial)
