@@ -64,8 +64,9 @@ def base() -> config_dict.ConfigDict:
   config.data.train_index = None    # npz: of places in a larger set.
   config.data.test_index = None     # npz: likewise.
 
-  # A pool with more near copies of test images, or with an exact copy, stops
-  # the study.
+  # A pool with an exact copy of a test or validation image stops the study; so
+  # does one with more near copies than this, and than clean real images have:
+  # their share and 3 standard errors.
   config.audit = _section()
   config.audit.max_leaks = 0.01     # The share of a pool that may be such.
   config.audit.allow_leaks = False  # Go on all the same.

@@ -20,9 +20,12 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# A program is compiled by one thread, for the other core has a worker too.
-os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
-                           ' --xla_cpu_parallel_codegen_split_count=1')
+# A program is compiled by one thread, for the other core has a worker too, and
+# quickly: it computes little.
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''), '--xla_cpu_parallel_codegen_split_count=1',
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true'])
 # What tests see of images stays out of the user's cache.
 os.environ.setdefault('JAXAUG_CACHE', str(ROOT / '.cache' / 'jaxaug'))
 

@@ -101,6 +101,9 @@ def split(folder, name: str) -> writing.Labelled:
   images, labels, index = getattr(made, name)
   manifest = made.report
   names, sha = tuple(manifest['class_names']), manifest['digests'][name]
+  if not len(labels):
+    raise errors.InputError(f'{folder}: its {name} split has no images; '
+                            'expected one that has some.')
   facts = {'images': f'{len(labels):,}, {images.shape[1]}x{images.shape[2]}',
            'from': f'{manifest["name"]}, split {name}', 'sha256': sha}
   what = 'Real images.'
@@ -139,6 +142,8 @@ def write(given: writing.Labelled, out: pathlib.Path, form: str):
           f'{out}: is not empty; expected a new or an empty folder.')
     if not is_folder and out.exists():
       raise errors.InputError(f'{out}: is there already; expected a new file.')
+    if not is_folder and out.suffix != f'.{form}':
+      raise errors.InputError(f'{out}: expected a name that ends in .{form}.')
     if not is_folder:
       out.parent.mkdir(parents=True, exist_ok=True)
       put(out, given)

@@ -155,13 +155,17 @@ def dataset(name: str, parts: dict[str, layout.Listing], how: How, where: str,
     modes[mode] += 1
     fitted[images.fitted((height, width), how.resize, how.crop, each)] += 1
     channels = max(channels, c)
+  notes = list(notes)
+  grey = sum(look[2] == 1 for look in looks)
+  if channels == 3 and grey:
+    notes.append(f'{grey} grey images made colour, as the others are')
   size = (*images.one_size(fitted, where, mend), channels)
   labels, names = _numbered(parts, class_names, where, same_classes)
   splits = {split: types.Split(
       Files(part.names, part.files, size, how), labels[split],
       np.arange(len(part.files))) for split, part in parts.items()}
   about = {'sizes': dict(sizes.most_common(20)), 'modes': dict(modes),
-           'ignored': dict(ignored or {}), 'notes': list(notes)}
+           'ignored': dict(ignored or {}), 'notes': notes}
   if len(sizes) > 20:
     about['notes'].append(f'{len(sizes) - 20} more sizes')
   return types.Dataset(name, names, **splits, about=about,

@@ -29,7 +29,8 @@ YARDSTICK = 1000      # More real images than this tell little more.
 CLOSEST = .01         # Share of the yardstick that is close in features.
 _BLOCK = 2**24        # Numbers in the largest temporary array.
 _REAL = 4096          # Real images that proposals look at together.
-_SHRUNK = 128         # Pixels a side that the first rule sees of an image.
+_SHRUNK = 128         # Pixels a side at most; larger images are made smaller.
+_MEMORY = 2**28       # Bytes of images of a side that are held in memory.
 
 
 class Side(typing.NamedTuple):
@@ -110,6 +111,7 @@ def compare(pool: Side, real: Side, yardstick: Side | None = None,
   found, own = _twins(some.images, hashes)
   if leave_out:
     found = counts[own] > 1
+  pool, real, some = map(_held, (pool, real, some))
   left_out = own if leave_out else None
   index, distance = _nearest(pool, real)
   near, ruler = _nearest(some, real, left_out)
@@ -242,9 +244,21 @@ def _shrunk(pixels):
   if cell == 1 or min(height, width) < cell:
     return pixels
   h, w = height // cell, width // cell
-  cells = pixels[:, :h * cell, :w * cell].reshape(
-      len(pixels), h, cell, w, cell, -1)
-  return np.rint(cells.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+  sums = pixels[:, :h * cell, :w * cell].reshape(
+      len(pixels), h, cell, w * cell, -1).sum(2, np.int32)
+  sums = sums.reshape(len(pixels), h, w, cell, -1).sum(3)
+  return np.rint(sums / cell**2).astype(np.uint8)
+
+
+def _held(side: Side) -> Side:
+  """The same, its images small and in memory, where they are not too many."""
+  count = len(side.images)
+  size = math.prod(_shrunk(side.images[:1]).shape)
+  if count * size > _MEMORY:
+    return side
+  step = max(1, _BLOCK // math.prod(side.images.shape[1:]))
+  return side._replace(images=np.concatenate([
+      _shrunk(part) for part in images.blocks(side.images, step)]))
 
 
 def _views(pixels, reach: int, most: int, one: bool = False):

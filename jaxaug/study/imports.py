@@ -3,6 +3,7 @@
 A block of config.pools with a `source` in place of a generator.
 """
 import functools
+import re
 import typing
 import unicodedata
 
@@ -112,7 +113,8 @@ def _numbers(dataset: types.Dataset, class_names, where: str):
     if len(found) != 1:
       raise errors.InputError(
           f'{where}.path: {dataset.name} has the class {name!r}, and the study '
-          f'{", ".join(class_names[:20])}; expected classes of these names.'
+          f'{", ".join(class_names[:20])}; expected classes of these names: of '
+          'an npz, class_names says them.'
           f'{errors.nearest(name, class_names)}')
     if class_names[found[0]] != name:
       notes.append(f'class {name!r} is {class_names[found[0]]!r}')
@@ -183,8 +185,13 @@ def provenance(block: dict, digests: dict, where: str) -> dict:
     InputError: it is the test split.
   """
   given = block['trained_on'].strip().casefold()
+  if given and not re.fullmatch('[0-9a-f]{12,64}', given):
+    raise errors.InputError(
+        f'{where}.trained_on: {given!r}; expected a sha256 in hex, 64 figures '
+        'or the first 12 at least, as a report and an export have it of a '
+        'split.')
   matches = next((split for split, digest in digests.items()
-                  if len(given) >= 12 and digest.startswith(given)), None)
+                  if given and digest.startswith(given)), None)
   if matches == 'test':
     raise errors.InputError(
         f'{where}.trained_on: the test split of this study; expected a '
@@ -196,4 +203,7 @@ def provenance(block: dict, digests: dict, where: str) -> dict:
                f'{matches} split')
   else:
     warning = 'imported: what its generator has seen is unknown'
+    if given:
+      warning += (f' (trained_on, {given[:12]}..., is no split of this study, '
+                  f'whose training split is {digests["train"][:12]}...)')
   return {'trained_on': given, 'matches': matches, 'warning': warning}

@@ -216,14 +216,19 @@ def _copies(entries: list[dict | None]) -> dict | None:
   Returns:
     'share' of the pool, 'clean', that of clean real images, 'from_real',
     whether its images start from training images, and 'warning', of one that
-    somebody else made, or ''; None where nobody looked.
+    somebody else made or that holds test images, or ''; None where nobody
+    looked.
   """
   if not all(entry and entry['audit'] for entry in entries):
     return None
   sides = [entry['audit']['train'] for entry in entries]
   warnings = [entry['imported']['warning'] for entry in entries
-              if entry['imported']]
-  return {'warning': next(filter(None, warnings), ''),
+              if entry['imported']][:1]
+  for split in ('test', 'validation'):
+    if count := sum(entry['audit'].get(split, {'exact': 0})['exact']
+                    for entry in entries):
+      warnings.append(f'{count} of its images are {split} images')
+  return {'warning': '; '.join(filter(None, warnings)),
           'share': float(np.mean([side['share'] for side in sides])),
           'clean': float(np.mean([side['yardstick_share'] for side in sides])),
           'from_real': any(entry['from_real'] for entry in entries)}

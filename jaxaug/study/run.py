@@ -116,9 +116,16 @@ def _conclude(study: tasks.Study, command: str, stage: str) -> dict:
   for file in ('results.json', 'report.html'):
     if (place.final / file).exists():
       files.copy(place.final / file, study.workdir / file)
-    else:  # That of an earlier launch would mislead.
+    else:
       (study.workdir / file).unlink(missing_ok=True)
   return results
+
+
+def _forget(workdir: pathlib.Path):
+  """Removes what an earlier launch has put at the top: it would mislead, where
+  this one stops on its way. Each stays in its folder of results/."""
+  for file in ('results.json', 'report.html'):
+    (workdir / file).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -182,6 +189,8 @@ def run(config: dict, workdir, *, stage: str = 'all',
   with files.lock(workdir, config['name']):
     study = planning.open_study(config, workdir)
     _check(study)
+    if not _is_whole(found.folder(study).final):
+      _forget(workdir)
     files.write_json(workdir / 'config.json', config)
     try:
       out = _go(study, last, command)

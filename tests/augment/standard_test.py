@@ -621,6 +621,7 @@ for atol, apply in (
 """
 
 
+@pytest.mark.slow  # training/devices_test.py trains so.
 def test_eight_devices_give_what_one_gives():
   here = pathlib.Path(__file__).parents[2]
   env = os.environ | dict(

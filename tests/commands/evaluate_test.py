@@ -112,6 +112,7 @@ def test_what_pytorch_fid_wrote_is_read_and_said(tmp_path, capsys):
                          '--metrics=fid', *QUICK)
 
 
+@pytest.mark.slow
 def test_classification_accuracy_score(tmp_path, capsys):
   """Trained on half of the real images, it knows the others well."""
   out = tmp_path / 'o.json'

@@ -225,6 +225,19 @@ def test_a_split_that_stays_on_the_disk_leaves_likewise(tmp_path):
   np.testing.assert_array_equal(held.labels, streamed.labels)
 
 
+def test_export_refuses_names_that_nothing_reads_and_empty_splits(tmp_path,
+                                                                  capsys):
+  pool, _, _ = make(tmp_path)
+  for form in 'npz', 'zip':
+    assert f'expected a name that ends in .{form}' in refused(
+        capsys, pool, tmp_path / 'out', '--format', form)
+  data_stage.run(files.folder(tmp_path / 'data', '0123456789ab'), seed=0,
+                 source='fake')
+  capsys.readouterr()
+  assert 'its unused split has no images' in refused(
+      capsys, tmp_path / 'data', tmp_path / 'out', '--split', 'unused')
+
+
 def test_a_title_is_quoted_on_the_card(tmp_path):
   title = 'my: set #1 "x"'
   card = export._card(title, 'Images.', {}, ('a',), {})
@@ -285,8 +298,8 @@ def test_export_overwrites_nothing(tmp_path, capsys):
   assert 'is there already' in refused(capsys, pool, out / 'mine.txt',
                                        '--format', 'npz')
   for form in FORMATS:
-    assert 'cannot write' in refused(capsys, pool, out / 'mine.txt' / 'x',
-                                     '--format', form)
+    assert 'cannot write' in refused(
+        capsys, pool, named(out / 'mine.txt', form), '--format', form)
   assert os.listdir(out) == ['mine.txt']
   assert (out / 'mine.txt').read_text() == 'mine'
 
@@ -317,9 +330,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, capsys, monkeypatch,
       raise OSError(errno.ENOSPC, 'No space left on device')
     return real(*args, **kw)
   real = images.write_png
-  named(tmp_path, form)
   monkeypatch.setattr(images, 'write_png', fail)
   monkeypatch.setattr(np, 'savez', fail)
-  assert 'the disk is full' in refused(capsys, pool, tmp_path / 'out',
-                                       '--format', form)
+  assert 'the disk is full' in refused(
+      capsys, pool, named(tmp_path, form), '--format', form)
   assert calls and os.listdir(tmp_path) == [NAME]

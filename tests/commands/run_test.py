@@ -186,7 +186,7 @@ def test_wrong_values(capsys, workdir, override, expected):
     ('pools.cgan.per_class=1000000000', (
         'config.pools.cgan.per_class', 'MB of memory')),
     ('arms[2].add=1e300', ('config.arms[2].add: 1e+300', 'fewer than')),
-    ('data.resize=100000', ('config.data', 'MB of memory')),
+    ('data.resize=100000', ('cannot write', 'MB free')),
     ('name=two\nlines', ("config.name: 'two\\nlines'",)),
     ('arms[1].name=two\nlines', ("config.arms[1].name: 'two\\nlines'",)),
     ('evaluation.metrics[0]=kit', ("'kit'", "mean 'kid'")),

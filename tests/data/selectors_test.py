@@ -630,6 +630,7 @@ def every_garment(garments):
           np.concatenate([garments.train.labels, garments.test.labels]))
 
 
+@pytest.mark.slow
 def test_planted_faults_are_found(garments):
   rows = np.arange(0, 7000, 4)  # Of equal classes.
   images, labels = (x[rows] for x in every_garment(garments))

@@ -1,4 +1,5 @@
 """Copies are found however they were changed; look-alikes are left alone."""
+import functools
 import io
 import itertools
 import tarfile
@@ -13,6 +14,9 @@ from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.evaluation import copies
 
 EACH, CLEAN = 20, 500
+
+# The first rule alone, where a test is about that.
+_by_pixels = functools.partial(copies.compare, moved=False)
 
 
 def _jpeg(pixels):
@@ -109,6 +113,7 @@ def test_moved_copies_are_found_among_fashion_mnist():
   _check_moved(train[order[:1000]], train[order[1000:1500]], MOVES)
 
 
+@pytest.mark.slow  # As the next, and the embedded ones before.
 def test_moved_and_recoloured_copies_are_found_among_cifar10(shared_data):
   with np.load(shared_data / 'cifar10_lossless_part.npz') as file:
     _check_moved(file['x_train'][:1000], file['x_test'][:500],
@@ -252,7 +257,7 @@ def test_duplicates_among_the_real_images_do_not_hide_copies():
   test = fashion_mnist_small.load().test.images
   real = np.repeat(test[:400], 4, 0)
   pool = np.concatenate([_jpeg(test[:100]), test[1000:1500]])
-  report = copies.compare(copies.Side(pool), copies.Side(real))
+  report = _by_pixels(copies.Side(pool), copies.Side(real))
   assert report.yardstick_found.all()
   assert report.near[:100].mean() >= .8
   assert report.near[100:].mean() < .01
@@ -279,8 +284,8 @@ def test_features_propose_what_the_cells_cannot_tell_apart():
       np.uint8)
   pool = _grey(lambda x: x + 9)(real[:50])
   code = sign[:, ::4, ::4].reshape(300, -1)
-  plain = copies.compare(copies.Side(pool), copies.Side(real))
-  helped = copies.compare(copies.Side(pool, code[:50]), copies.Side(real, code))
+  plain = _by_pixels(copies.Side(pool), copies.Side(real))
+  helped = _by_pixels(copies.Side(pool, code[:50]), copies.Side(real, code))
   assert not (plain.near & ~plain.moved).all()
   assert (helped.near & ~helped.moved).all()
   np.testing.assert_array_equal(helped.index, np.arange(50))
@@ -290,11 +295,11 @@ def test_result_depends_on_no_order():
   data = fashion_mnist_small.load()
   pool, real = data.train.images[:120], data.test.images[:300]
   pool[:5] = real[:5, :, ::-1]
-  a = copies.compare(copies.Side(pool), copies.Side(real))
-  b = copies.compare(copies.Side(pool), copies.Side(real))
+  a = _by_pixels(copies.Side(pool), copies.Side(real))
+  b = _by_pixels(copies.Side(pool), copies.Side(real))
   for x, y in zip(a, b, strict=True):
     np.testing.assert_array_equal(x, y)
-  c = copies.compare(copies.Side(pool[::-1]), copies.Side(real[::-1]))
+  c = _by_pixels(copies.Side(pool[::-1]), copies.Side(real[::-1]))
   np.testing.assert_array_equal(c.near[::-1], a.near)
   np.testing.assert_array_equal(299 - c.index[::-1], a.index)
   np.testing.assert_allclose(c.distance[::-1], a.distance, atol=1e-3)
@@ -330,7 +335,7 @@ def test_features_see_what_pixels_do_not():
   def side(pixels):
     return copies.Side(pixels, np.sort(pixels.reshape(len(pixels), -1) / 255.))
   pool, real = side(np.concatenate([clean, turned])), side(train)
-  found = copies.compare(pool, real)
+  found = _by_pixels(pool, real)
   assert found.alike[200:].all() and found.alike[:200].mean() < .05
   assert (found.near | found.exact)[200:].mean() < .2
   # The distances are scikit-learn's; an image does not count for itself.

@@ -59,14 +59,15 @@ def test_parameters_are_the_published():
 
 def test_a_score_is_of_a_patch_of_11_pixels():
   model = singan.build(types.ImageSpec(30, 30, 3, 2), width=4)
-  params = model.init(KEY).levels[0].d.params
+  params = quick.jit(lambda key: model.init(key).levels[0].d.params)(KEY)
   image = np.random.default_rng(0).uniform(-1, 1, (1, 30, 30, 3))
   module = singan.Layers(4, 1, jnp.float32)
-  stats = module.init(KEY, image, False)['batch_stats']
+  stats = quick.jit(lambda: module.init(KEY, image, False)['batch_stats'])()
   def score(image):  # By averages: norms of the image see all of it.
     return module.apply({'params': params, 'batch_stats': stats}, image,
                         False)[0, 7, 9, 0]
-  seen = np.abs(jax.grad(score)(jnp.float32(image)))[0].sum(-1) > 0
+  seen = np.abs(quick.jit(jax.grad(score))(jnp.float32(image)))[0].sum(
+      -1) > 0
   rows, columns = np.nonzero(seen)
   assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 17, 9,
                                                                     19)

@@ -7,7 +7,10 @@ from jaxaug.core import errors, files, types
 from jaxaug.data import images, pools, splits
 from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.study import config_file, imports, run
+from jaxaug.study.report import table
 from jaxaug.study.stages import pool
+
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
 SET = fashion_mnist_small.load()
 NAMES = ('Coat', 'Ankle boot', 'Bag')
@@ -104,7 +107,7 @@ def test_one_of_several_splits(tmp_path):
 
 def test_errors_name_the_pool_and_not_the_data(tmp_path):
   expect_error("config.pools.mine.path: there is no file 'x'", 'x')
-  expect_error('config.pools.mine.path: there is no', '')
+  expect_error("config.pools.mine.path: ''; expected where", '')
   rgba = np.full((28, 28, 4), 9, np.uint8)
   fill(tmp_path)
   Image.fromarray(rgba).save(tmp_path / 'Coat' / '0.png')
@@ -122,8 +125,12 @@ def test_only_the_hash_of_the_training_split_removes_the_warning():
   assert say('a' * 64) == {'trained_on': 'a' * 64, 'matches': 'train',
                            'warning': ''}
   assert say('A' * 12)['warning'] == ''
-  assert say('a' * 11)['warning'] == unknown  # Too short to mean anything.
-  assert say('e' * 64)['warning'] == unknown
+  for short in ('a' * 11, 'g' * 64, 'a' * 65):
+    with pytest.raises(errors.InputError, match='here.trained_on: .* sha256'):
+      say(short)
+  assert say('e' * 64)['warning'] == (
+      unknown + ' (trained_on, eeeeeeeeeeee..., is no split of this study, '
+      'whose training split is aaaaaaaaaaaa...)')
   assert 'learned from images of the unused split' in say('d' * 64)['warning']
   with pytest.raises(errors.InputError, match='here.trained_on: the test'):
     say('c' * 64)
@@ -225,7 +232,7 @@ def test_a_pool_of_somebody_else_is_judged_and_warned_of(tmp_path):
   wrong = study(tmp_path, tmp_path / 'pool.npz',
                 f'--config.pools.mine.trained_on={sha[::-1]}')
   assert wrong['classifiers']['cnn']['arms']['mine']['copies'][
-      'warning'] == warning
+      'warning'].startswith(warning + ' (trained_on, ')
   with pytest.raises(errors.InputError, match='trained_on: the test split'):
     study(tmp_path, tmp_path / 'pool.npz', '--config.pools.mine.trained_on='
           + results['data']['digests']['test'])
@@ -240,6 +247,26 @@ def test_a_pool_with_test_images_stops_the_study(tmp_path):
         f"pool 'mine', 5 are exact .* copies of {split} images.*"
         'config.audit.allow_leaks=True')):
       study(tmp_path, gaussian(tmp_path / f'{split}.npz', leak=leak))
+
+
+def test_a_leak_that_is_allowed_is_said_at_its_verdict(tmp_path):
+  study(tmp_path, gaussian(tmp_path / 'clean.npz'), stage='data')
+  data, = (tmp_path / 'work' / 'data').iterdir()
+  leak = np.load(data / 'test_images.npy')[:5]
+  results = study(tmp_path, gaussian(tmp_path / 'leak.npz', leak=leak),
+                  '--config.audit.allow_leaks=True')
+  said = '5 of its images are test images'
+  row = results['classifiers']['cnn']['arms']['mine']
+  assert row['copies']['warning'].endswith(f'is unknown; {said}')
+  assert said in table.verdict_table(results).caption
+  assert said in (tmp_path / 'work' / 'report.html').read_text()
+  # Another pool stops: what stood at the top was not of it.
+  with pytest.raises(errors.InputError, match='5 are exact'):
+    study(tmp_path, tmp_path / 'leak.npz')
+  assert not (tmp_path / 'work' / 'report.html').exists()
+  assert not (tmp_path / 'work' / 'results.json').exists()
+  kept, = (tmp_path / 'work' / 'results').iterdir()
+  assert (kept / 'report.html').exists()
 
 
 def test_all_of_a_pool_that_is_screened_is_refused(tmp_path):

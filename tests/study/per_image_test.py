@@ -118,6 +118,7 @@ def _close(a, b):
   assert {*manifest} == {*other_manifest}
 
 
+@pytest.mark.slow  # Half a minute of compiling; accelerators do so.
 def test_several_in_one_program_are_those_of_one_at_a_time(tmp_path, alone,
                                                            garments):
   """But for rounding, which Adam makes more of where gradients are tiny."""
@@ -132,7 +133,8 @@ def test_several_in_one_program_are_those_of_one_at_a_time(tmp_path, alone,
     assert steps == ['step_000004.png', 'step_000008.png']
 
 
-@pytest.mark.parametrize('several, at', [(False, 4), (False, 5), (True, 7)])
+@pytest.mark.parametrize('several, at', [
+    (False, 4), (False, 5), pytest.param(True, 7, marks=pytest.mark.slow)])
 def test_a_kill_amid_a_scale_changes_no_bit(tmp_path, alone, garments, several,
                                             at, monkeypatch):
   """Before, at and after the begin of a scale; saved every third step."""
@@ -160,6 +162,7 @@ def test_a_kill_amid_a_scale_changes_no_bit(tmp_path, alone, garments, several,
     assert json.dumps(mine[2]) == json.dumps(whole[2])
 
 
+@pytest.mark.slow
 def test_a_kill_while_several_are_written_down_changes_no_bit(
     tmp_path, garments, monkeypatch):
   want = _train(_jobs(tmp_path / 'whole', garments))

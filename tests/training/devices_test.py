@@ -109,10 +109,10 @@ def _records(folder):
 
 
 @pytest.fixture(scope='module',
-                params=['cgan', 'classifier', 'two_cnns', *(
+                params=['cgan', 'two_cnns', *(
                     pytest.param(name, marks=pytest.mark.slow)
                     for name in ('bagan', 'bagan_gp', 'biggan', 'ccgan',
-                                 'cyclegan', 'dagan', 'vae',
+                                 'classifier', 'cyclegan', 'dagan', 'vae',
                                  'two_densenets'))])
 def both(request, tmp_path_factory):
   """What one device and eight wrote: the stage's two folders."""

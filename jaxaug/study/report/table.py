@@ -27,7 +27,7 @@ def verdict_table(results: dict):
   for column in ('real +\nsynthetic', measure, 'difference', 'p'):
     out.add_column(column, justify='right', no_wrap=True)
   out.add_column('verdict', no_wrap=True)
-  why = {}
+  why, warned = {}, {}
   for name, classifier in results['classifiers'].items():
     out.add_row(text.Text(name, 'bold'))
     for arm, row in classifier['arms'].items():
@@ -35,11 +35,15 @@ def verdict_table(results: dict):
       *cells, verdict = _cells(arm, row, classifier, bool(minority))
       out.add_row(*map(text.Text, cells),
                   text.Text(verdict, _STYLES.get(verdict, '')))
+      if warning := (row.get('copies') or {}).get('warning'):
+        warned.setdefault(warning, {})[arm] = None
     for arm, entry in classifier['missing'].items():
       out.add_row(text.Text(f' {arm}'), '', '', '', '',
                   text.Text('missing', _STYLES['hurts']))
       why.setdefault(entry['why'], []).append(f'{arm} of {name}')
     out.add_section()
+  for warning, arms in warned.items():
+    out.caption += f'\nThe pool of {", ".join(arms)}: {warning}.'
   for cause, arms in list(why.items())[:3]:
     out.caption += f'\nMissing: {", ".join(arms)}: {cause}.'
   return out

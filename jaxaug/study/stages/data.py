@@ -61,17 +61,18 @@ def run(folder: files.Folder, *, seed: int, memory: float = math.inf,
   # A source that takes these keys has cut its images already.
   fit = {key: config[key] for key in ('resize', 'crop')
          if config.get(key) is not None and key not in load_args}
-  files.begin(folder.partial)
+  files.remove(folder.partial)
   try:
     dataset = _fitted(dataset, fit, memory, folder.partial)
     made = splits.make(dataset, seed=seed, **split_args)
+    # Here, as numpy does not say that the disk is full.
+    files.check_space(folder.partial, sum(
+        array.nbytes for part in _PARTS for array in getattr(made, part)
+        if isinstance(array, np.ndarray)))
   except errors.InputError:  # Nobody comes back for what is half done.
     files.remove(folder.partial)
     raise
-  # Here, as numpy does not say that the disk is full.
-  files.check_space(folder.partial, sum(
-      array.nbytes for part in _PARTS for array in getattr(made, part)
-      if isinstance(array, np.ndarray)))
+  files.begin(folder.partial, resume=True)
   kept = {}
   for part in _PARTS:
     split = getattr(made, part)
@@ -115,6 +116,7 @@ def _fitted(dataset: types.Dataset, fit: dict, memory: float,
   console.say(f'data: {count:,} images take {took / 2**30:.3g} GiB, above '
               f'config.data.memory ({memory:g}): they stay on the disk')
   files.check_space(folder, took)
+  files.begin(folder)
   return dataset._replace(**{
       part: split._replace(images=records.write(
           folder / f'{part}.array_record', (
