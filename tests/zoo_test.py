@@ -43,7 +43,7 @@ SMALL = {
     'dcgan': {'g_width': 8, 'd_width': 8},
     'densenet': {'depth': 10, 'growth': 4, 'bottleneck': True,
                  'reduction': 0.5},
-    'dianet': {'depth': 11},
+    'dianet': {'depth': 20},
     'lapgan': {'halvings': 1, 'g_hidden': (32,), 'd_hidden': (16,),
                'g_channels': (6,), 'd_channels': (6, 6)},
     'mobilenet': {'width': 0.25},

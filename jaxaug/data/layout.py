@@ -102,12 +102,6 @@ def _walk(folder, parts, where, ignore, found: dict, seen: dict) -> set:
     inner = (*parts, unicodedata.normalize('NFC', each.name))
     if litter(each.name) or ignored(inner, ignore):
       continue
-    try:
-      each.name.encode()
-    except UnicodeEncodeError:
-      raise errors.InputError(
-          f'{where}: {folder}: the name {each.name!r} is no UTF-8; expected a '
-          'name that is.') from None
     if inner in found or inner in folders:
       raise errors.InputError(
           f'{where}: {folder} holds {inner[-1]!r} twice, written in two ways '

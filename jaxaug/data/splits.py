@@ -176,8 +176,12 @@ def _check_values(per_class, fraction, val_fraction, test_fraction, folds,
 
 def _check_dataset(dataset: types.Dataset):
   """Raises InputError if a source's arrays are not what types.Split says."""
-  errors.once(f'config.data: {dataset.name}: names of the classes',
-              dataset.class_names)
+  where = f'config.data: {dataset.name}: names of the classes'
+  errors.once(where, dataset.class_names)
+  for name in dataset.class_names:
+    if any('\ud800' <= letter <= '\udfff' for letter in name):
+      raise errors.InputError(
+          f'{where}: {name!r} is no text in UTF-8; expected names that are.')
   for name in ('train', 'validation', 'test'):
     split = getattr(dataset, name)
     if split is None:

@@ -810,9 +810,10 @@ def test_names_that_differ_by_their_unicode_alone(tmp_path):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names are bytes there')
 def test_names_that_are_no_text(tmp_path):
-  fill(tmp_path)
-  os.mkdir(os.fsencode(tmp_path) + b'/\xff\xfe')
-  expect_error('is no UTF-8', folder.load, path=tmp_path)
+  fill(tmp_path / 'x')
+  os.rename(tmp_path / 'x' / 'coat', os.fsencode(tmp_path) + b'/x/\xff\xfe')
+  expect_error('names of the classes: .* is no text in UTF-8', splits.make,
+               folder.load(path=tmp_path / 'x'), seed=0)
 
 
 def test_auto_tells_them_apart(tmp_path):

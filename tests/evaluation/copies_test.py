@@ -148,7 +148,7 @@ def _check_planted(train, test, seed):
   chosen = rng.choice(len(test), EACH, replace=False)
   pool = np.concatenate(
       [clean] + [change(test[chosen]) for change in CHANGES.values()])
-  report = copies.compare(*map(copies.Side, (pool, test, known)))
+  report = _by_pixels(*map(copies.Side, (pool, test, known)))
   found, same = report.exact | report.near, slice(CLEAN, CLEAN + EACH)
   assert not report.exact[:CLEAN].any() and report.exact[same].all()
   assert found[:CLEAN].mean() < .01
@@ -182,7 +182,7 @@ def test_changed_train_images_are_found_and_the_rest_is_not():
   clean, known = train[order[:500]], train[order[500:2000]]
   pool = np.concatenate(
       [clean] + [change(known[:EACH]) for change in CHANGES.values()])
-  report = copies.compare(copies.Side(pool), copies.Side(known))
+  report = _by_pixels(copies.Side(pool), copies.Side(known))
   found = report.exact | report.near
   assert found[:500].mean() < .01 and report.yardstick_found.mean() < .01
   shares = found[500:].reshape(-1, EACH).mean(1)

@@ -52,7 +52,7 @@ def run(folder: files.Folder, *, seed: int, memory: float = math.inf,
   Args:
     folder: where to.
     seed: of the splits.
-    memory: GiB; images that take more are never held in memory.
+    memory: GiB; images that take more stay on the disk.
     **config: the other keys of config.data.
   """
   begun = time.monotonic()
