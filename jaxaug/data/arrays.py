@@ -44,7 +44,7 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
   """
   given = given or {}
   def key(split):
-    return keys.format({'validation': 'val'}.get(split, split))
+    return keys.format(in_keys(split))
   roles = {name: _role(name) for name in held}
   out = {}
   for split in ('train', 'validation', 'test'):
@@ -82,6 +82,11 @@ def find(held, where: str, given: dict[str, Keys] | None = None,
           f'expected its name in {key(part)}, or in the same key of '
           'labels, or a file without it.')
   return out
+
+
+def in_keys(split: str) -> str:
+  """Returns what a split is called in keys: train, val or test."""
+  return 'val' if split == 'validation' else split
 
 
 def unread(held, read) -> list[str]:

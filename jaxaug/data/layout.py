@@ -113,6 +113,15 @@ def _walk(folder, parts, where, ignore, found: dict, seen: dict) -> set:
   return folders
 
 
+def pictures(root: pathlib.Path):
+  """Yields the image files below a folder, but for what systems leave behind.
+  """
+  for each in root.rglob('*'):
+    if each.suffix.lower() in images.ENDINGS and not any(
+        map(litter, each.relative_to(root).parts)):
+      yield each
+
+
 def litter(name: str) -> bool:
   """Whether a name is one of those that systems leave behind."""
   return name.startswith('.') or name.casefold() in _LITTER

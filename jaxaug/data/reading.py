@@ -209,15 +209,15 @@ def _numbered(parts, class_names, where, same_classes):
       for label in labels - number.keys():
         raise arrays.no_class(label, names, f'{where}: {split}')
   else:
-    if len({isinstance(x, int) for x in set().union(*there.values())}) > 1:
+    every = set().union(*there.values())
+    texts = [x for x in every if not isinstance(x, int)]
+    if 0 < len(texts) < len(every):
       raise errors.InputError(
           f'{where}: some labels are numbers and others texts, such as '
-          + repr(next(x for x in set().union(*there.values())
-                      if not isinstance(x, int)))
-          + '; expected one of the two.')
+          f'{texts[0]!r}; expected one of the two.')
     if same_classes:
       _check_classes(there, where)
-    labels = sorted(set().union(*there.values()))
+    labels = sorted(every)
     names = tuple(map(str, labels))
     number = {label: i for i, label in enumerate(labels)}
   return {split: np.array([number[label] for label in part.labels], np.int32)

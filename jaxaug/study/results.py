@@ -222,13 +222,15 @@ def _copies(entries: list[dict | None]) -> dict | None:
   if not all(entry and entry['audit'] for entry in entries):
     return None
   sides = [entry['audit']['train'] for entry in entries]
-  warnings = [entry['imported']['warning'] for entry in entries
-              if entry['imported']][:1]
+  # Of folds any one: a hash is of one of their splits at most.
+  imported = [entry['imported']['warning'] for entry in entries
+              if entry['imported']]
+  warnings = [warning for warning in imported if warning][:1]
   for split in ('test', 'validation'):
     if count := sum(entry['audit'].get(split, {'exact': 0})['exact']
                     for entry in entries):
       warnings.append(f'{count} of its images are {split} images')
-  return {'warning': '; '.join(filter(None, warnings)),
+  return {'warning': '; '.join(warnings),
           'share': float(np.mean([side['share'] for side in sides])),
           'clean': float(np.mean([side['yardstick_share'] for side in sides])),
           'from_real': any(entry['from_real'] for entry in entries)}

@@ -8,8 +8,6 @@ from jaxaug.data.datasets import fashion_mnist_small
 from jaxaug.study.stages import audit as stage
 from tests.evaluation import copies_test
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def _split(pixels):
   n = len(pixels)

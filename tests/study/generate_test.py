@@ -16,8 +16,6 @@ from jaxaug.study.stages import generate
 from jaxaug.training import mesh, metrics_log
 from tests.evaluation.curve_test import looks
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 DEVICES = mesh.make()
 SPEC = types.ImageSpec(28, 28, 1, 10)
 STEPS = 20

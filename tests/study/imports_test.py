@@ -10,8 +10,6 @@ from jaxaug.study import config_file, imports, run
 from jaxaug.study.report import table
 from jaxaug.study.stages import pool
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 SET = fashion_mnist_small.load()
 NAMES = ('Coat', 'Ankle boot', 'Bag')
 SPEC = types.ImageSpec(28, 28, 1, 3)

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from jaxaug.core import errors, registry, types
-from jaxaug.data import images, layout, reading
+from jaxaug.data import layout, reading
 
 _WHERE = 'config.data.path'
 _ENDINGS = {'.npz': 'npz', '.csv': 'csv', '.tsv': 'csv', '.jsonl': 'csv',
@@ -40,16 +40,6 @@ def load(*, path: str, ignore: tuple = (), **how: reading.how) -> types.Dataset:
   return source.load(path=path, ignore=ignore, **how)
 
 
-def _image(root: pathlib.Path) -> str | None:
-  """Returns an image that lies below a folder, or None."""
-  for file in root.rglob('*'):
-    inner = file.relative_to(root).parts
-    if file.suffix.lower() in images.ENDINGS and not any(
-        map(layout.litter, inner)):
-      return '/'.join(inner)
-  return None
-
-
 def kind(path, where: str = _WHERE) -> str:
   """Returns the name of the source that reads what lies at a path.
 
@@ -62,9 +52,10 @@ def kind(path, where: str = _WHERE) -> str:
       found = root.rglob if ending == 'parquet' else root.glob
       if file := next(found(f'*.{ending}'), None):
         source = _ENDINGS[f'.{ending}']
-        if image := _image(root):
+        if image := next(layout.pictures(root), None):
           raise errors.InputError(
-              f'{where}: {root} holds images ({image}) and also '
+              f'{where}: {root} holds images ({image.relative_to(root)}) and '
+              'also '
               f"{file.relative_to(root)}; expected the source 'folder' or "
               f'{source!r} in the place of auto, or one of the two.')
         return source

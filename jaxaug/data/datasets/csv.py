@@ -7,7 +7,7 @@ import typing
 import unicodedata
 
 from jaxaug.core import errors, types
-from jaxaug.data import images, layout, reading
+from jaxaug.data import layout, reading
 
 _WHERE = 'config.data.path'
 # What people call the columns; the first that there is counts.
@@ -228,9 +228,8 @@ def _unnamed(rows: list[_Row], tables) -> dict[str, int]:
   """Counts the images beside tables of folders that no row names."""
   named = {os.path.normpath(row.table.parent / row.file) for row in rows}
   there = {os.path.normpath(file) for _, table in tables
-           if table.name in TABLES for file in table.parent.rglob('*')
-           if file.suffix.lower() in images.ENDINGS and not any(
-               map(layout.litter, file.relative_to(table.parent).parts))}
+           if table.name in TABLES
+           for file in layout.pictures(table.parent)}
   left = len(there - named)
   return {'images that no row of the table names': left} if left else {}
 

@@ -52,8 +52,7 @@ def load(*, path: str, train_images: str = '', train_labels: str = '',
     if not labels:
       raise errors.InputError(
           f'{where} has no labels of {split} that are known by their name; '
-          f'expected y_{split}, or config.data.'
-          f'{"val" if split == "validation" else split}_labels.')
+          f'expected y_{split}, or config.data.{arrays.in_keys(split)}_labels.')
   index_keys = {'train': train_index, 'test': test_index}
   if names_key and names_key not in every:
     raise errors.InputError(

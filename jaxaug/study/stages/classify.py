@@ -182,8 +182,8 @@ def _read_bank(data, pools, devices) -> _Bank:
     start += len(pieces[-1].labels)
     pieces.append(task.read())
     starts[task.name] = start, pieces[-1].labels
-  return _Bank(banks.make(devices, *(piece[:2] for piece in pieces)),
-               np.concatenate([piece.labels for piece in pieces]), starts)
+  bank = banks.make(devices, *(piece[:2] for piece in pieces))
+  return _Bank(bank, np.asarray(bank.labels), starts)
 
 
 def read(folder: files.Folder) -> Run:

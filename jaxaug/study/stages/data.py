@@ -108,11 +108,11 @@ def _fitted(dataset: types.Dataset, fit: dict, memory: float,
   shape = dataset.train.images.shape
   size = (*images.fitted(shape[1:3], **fit), shape[3])
   count = sum(len(split.labels) for split in parts.values())
-  if count * math.prod(size) <= memory * 2**30:  # GiB.
+  took = count * math.prod(size)
+  if took <= memory * 2**30:  # GiB.
     return dataset._replace(**{
         part: split._replace(images=images.fit_all(
             np.asarray(split.images), **fit)) for part, split in parts.items()})
-  took = count * math.prod(size)
   console.say(f'data: {count:,} images take {took / 2**30:.3g} GiB, above '
               f'config.data.memory ({memory:g}): they stay on the disk')
   files.check_space(folder, took)

@@ -336,12 +336,12 @@ def _of_feed(feed, bank, devices, steps, calls: int):
 
 def _of_image(bank, devices, d_steps: int, calls: int):
   """Returns the same for models of one image, which see it in every step."""
-  def all_alike(x, several):
-    # One image for each step, of several models one each: [R, 1, ...].
-    x = np.stack([x] * d_steps, 1 if several else 0)
+  # Of several models one image each: [R, 1, H, W, C].
+  axis = 1 if bank.images.ndim == 5 else 0
+  def all_alike(x):
+    x = np.stack([x] * d_steps, axis)
     return np.stack([x] * calls) if calls > 1 else x
-  several = bank.images.ndim == 5
-  batch = mesh.replicate(devices, tuple(all_alike(np.asarray(x), several)
+  batch = mesh.replicate(devices, tuple(all_alike(np.asarray(x))
                                         for x in bank))
   return lambda i: batch
 
